@@ -1,0 +1,211 @@
+// The forward ops of batch_norm_act on the CPU. The loops over elements are in cpu_kernels_impl.h,
+// the mathematics in ganfast/ops/batch_norm_act/__init__.py.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <tuple>
+
+#include "cpu_plan.h"
+
+namespace ganfast {
+namespace {
+
+// A channel's values are summed about a guess of their mean. The sums are exact enough while the
+// guess is within this many variances (squared) of the mean; beyond, they are taken again.
+constexpr double trusted_distance = 3.0;
+
+void check_vector(const char* name, const std::optional<Tensor>& vector, const Tensor& x) {
+  if (!vector || !vector->defined()) return;
+  TORCH_CHECK(vector->numel() == x.size(1), name, " should contain ", x.size(1), " elements not ",
+              vector->numel());
+  TORCH_CHECK(vector->device() == x.device(), name, " must be on ", x.device(),
+              " as the input is, got ", vector->device());
+  const at::ScalarType wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(vector->scalar_type() == wide || vector->scalar_type() == x.scalar_type(),
+              "mixed dtype: expected ", name, " to have scalar type ", toString(wide), " or ",
+              toString(x.scalar_type()), " for an input of ", toString(x.scalar_type()), ", got ",
+              toString(vector->scalar_type()));
+}
+
+void write_stats(const Plan& plan, const Tensor& stats, int64_t split, int64_t channel, double mean,
+                 double rstd, double weight, double bias) {
+  const double scale = weight * rstd;
+  const double values[] = {mean, rstd, scale, bias - mean * scale};
+  for (int64_t i = 0; i < 4; ++i) {
+    set(plan, const_cast<char*>(row(plan, stats, split, static_cast<Row>(i))), channel, values[i]);
+  }
+}
+
+// Moves running_mean or running_var towards the batch's. Chunk after chunk, stored in between, so
+// that the bits are those of separate calls.
+void update_running(const Plan& plan, const std::optional<Tensor>& running,
+                    const std::vector<double>& batch, const std::vector<double>& steps,
+                    double correction) {
+  if (!running || !running->defined()) return;
+  const Tensor updated = at::empty({plan.channels}, running->options().dtype(at::kDouble));
+  double* values = updated.mutable_data_ptr<double>();
+  for (int64_t split = 0; split < plan.splits; ++split) {
+    const std::vector<double> before = to_doubles(running, plan.channels, 0.0);
+    for (int64_t c = 0; c < plan.channels; ++c) {
+      const double observed = batch[split * plan.channels + c] * correction;
+      values[c] = (1 - steps[split]) * before[c] + steps[split] * observed;
+    }
+    running->copy_(updated.view(running->sizes()));
+  }
+}
+
+std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor>& weight,
+                                 const std::optional<Tensor>& bias,
+                                 const std::optional<Tensor>& running_mean,
+                                 const std::optional<Tensor>& running_var,
+                                 const std::optional<Tensor>& num_batches_tracked,
+                                 std::optional<double> momentum, double eps,
+                                 std::optional<std::string_view> activation, double negative_slope,
+                                 std::string_view order, int64_t splits) {
+  check_vector("weight", weight, x_any);
+  check_vector("bias", bias, x_any);
+  check_vector("running_mean", running_mean, x_any);
+  check_vector("running_var", running_var, x_any);
+  const Plan plan(x_any, splits, activation, negative_slope, order);
+  const int64_t C = plan.channels;
+  const double M = static_cast<double>(plan.values);
+  const Tensor x = x_any.contiguous(plan.format);
+  Tensor y = at::empty_like(x);
+  Tensor stats = at::empty({splits, 4, C}, x.options().dtype(plan.arithmetic));
+  const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
+  std::vector<double> means(splits * C), vars(splits * C);
+  Sums sums(plan, 2);
+  Vectors centers(plan, 1);
+
+  const auto call = [&](int64_t split, double* out) {
+    Call c{};
+    c.in[0] = data(x) + plan.offset_bytes(split);
+    c.channels = C;
+    c.positions = plan.positions;
+    c.vectors[0] = centers.of(split, 0);
+    c.sums = out;
+    c.negative_slope = negative_slope;
+    return c;
+  };
+  const auto guess = [&](int64_t split, int64_t block) {
+    Range range = plan.range(block, 0);
+    range.outer_end = plan.guess_outer;
+    plan.kernels->forward_sums(call(split, sums.of(split, 0)), range);
+    const double count = static_cast<double>(plan.guess_outer * plan.positions);
+    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+      const double mean = sums.of(split, 0)[c] / count;
+      set(plan, centers.of(split, 0), c, std::isfinite(mean) ? mean : 0.0);
+    }
+    sums.clear(split, 0, range);
+  };
+  const auto sum_up = [&](int64_t split, int64_t block, int64_t part) {
+    if (plan.parts == 1) guess(split, block);
+    plan.kernels->forward_sums(call(split, sums.of(split, part)), plan.range(block, part));
+  };
+  // Returns whether the guesses were good enough, in which case means and vars are written.
+  const auto moments = [&](int64_t split, int64_t block, bool trust) {
+    const Range range = plan.range(block, 0);
+    bool good = true;
+    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+      void* center = centers.of(split, 0);
+      const double distance = sums.total(split, 0, c) / M;
+      const double square = sums.total(split, 1, c) / M;
+      const double var = square - distance * distance;
+      const double mean = get(plan, center, c) + distance;
+      if (!trust && distance * distance > trusted_distance * var && std::isfinite(mean)) {
+        set(plan, center, c, mean);
+        good = false;
+      }
+      means[split * C + c] = mean;
+      vars[split * C + c] = var < 0 ? 0 : var;  // NaN stays
+    }
+    return good;
+  };
+  const auto finish = [&](int64_t split, int64_t block) {
+    if (!moments(split, block, false)) {
+      for (int64_t part = 0; part < plan.parts; ++part) {
+        const Range range = plan.range(block, part);
+        sums.clear(split, part, range);
+        plan.kernels->forward_sums(call(split, sums.of(split, part)), range);
+      }
+      moments(split, block, true);
+    }
+    const Range range = plan.range(block, 0);
+    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+      const double rstd = 1 / std::sqrt(vars[split * C + c] + eps);
+      write_stats(plan, stats, split, c, means[split * C + c], rstd, w[c], b[c]);
+    }
+  };
+  const auto map = [&](int64_t split, int64_t block, int64_t part) {
+    Call c = call(split, nullptr);
+    c.out[0] = mutable_data(y) + plan.offset_bytes(split);
+    c.vectors[0] = row(plan, stats, split, row_scale);
+    c.vectors[1] = row(plan, stats, split, row_shift);
+    plan.kernels->forward_map(c, plan.range(block, part));
+  };
+
+  if (plan.values > 0 && plan.parts > 1) {
+    at::parallel_for(0, splits * plan.blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) guess(i / plan.blocks, i % plan.blocks);
+    });
+  }
+  sums_then_map(plan, sum_up, finish, map);
+
+  std::vector<double> steps(splits, momentum.value_or(0.0));
+  if (num_batches_tracked && num_batches_tracked->defined()) {
+    int64_t* count = num_batches_tracked->mutable_data_ptr<int64_t>();
+    for (int64_t split = 0; split < splits; ++split) {
+      *count += 1;
+      if (!momentum) steps[split] = 1.0 / static_cast<double>(*count);
+    }
+  }
+  if (plan.values > 0) {  // torch counts an empty batch but learns nothing from it
+    update_running(plan, running_mean, means, steps, 1.0);
+    update_running(plan, running_var, vars, steps, M / (M - 1));
+  }
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Tensor>& weight,
+                                    const std::optional<Tensor>& bias, const Tensor& running_mean,
+                                    const Tensor& running_var, double eps,
+                                    std::optional<std::string_view> activation,
+                                    double negative_slope, std::string_view order) {
+  check_vector("weight", weight, x_any);
+  check_vector("bias", bias, x_any);
+  check_vector("running_mean", running_mean, x_any);
+  check_vector("running_var", running_var, x_any);
+  const Plan plan(x_any, 1, activation, negative_slope, order);
+  const int64_t C = plan.channels;
+  const Tensor x = x_any.contiguous(plan.format);
+  Tensor y = at::empty_like(x);
+  Tensor stats = at::empty({1, 4, C}, x.options().dtype(plan.arithmetic));
+  const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
+  const std::vector<double> mean = to_doubles(running_mean, C, 0.0);
+  const std::vector<double> var = to_doubles(running_var, C, 1.0);
+  for (int64_t c = 0; c < C; ++c) {
+    write_stats(plan, stats, 0, c, mean[c], 1 / std::sqrt(var[c] + eps), w[c], b[c]);
+  }
+  Call call{};
+  call.in[0] = data(x);
+  call.out[0] = mutable_data(y);
+  call.channels = C;
+  call.positions = plan.positions;
+  call.vectors[0] = row(plan, stats, 0, row_scale);
+  call.vectors[1] = row(plan, stats, 0, row_shift);
+  call.negative_slope = negative_slope;
+  plan.for_each_part([&](int64_t, int64_t block, int64_t part) {
+    plan.kernels->forward_map(call, plan.range(block, part));
+  });
+  return {y, stats};
+}
+
+TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
+  m.impl("batch_norm_act_train", &train);
+  m.impl("batch_norm_act_eval", &evaluate);
+}
+
+}  // namespace
+}  // namespace ganfast

@@ -1,0 +1,24 @@
+// The kernels for x86-64 with AVX-512.
+#include <cstdint>
+#include <type_traits>
+
+#include <torch/headeronly/util/Half.h>
+
+#include "cpu_kernels.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(                                                        \
+    __attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
+    apply_to = function)
+#else
+#pragma GCC target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")
+#endif
+
+#define GANFAST_ISA avx512
+#include "cpu_kernels_impl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,85 @@
+// What the CPU kernels are given and how they are found. Mathematics: the op's __init__.py.
+#pragma once
+
+#include <cstdint>
+
+#include "../activation.h"
+
+namespace ganfast {
+
+enum class ElementType { float32, float64, bfloat16, float16 };
+enum class InstructionSet { baseline, avx2, avx512 };
+
+// Tensors of one chunk of the batch. NC*: x[image][channel][position], `outer` counts images.
+// Channels-last: x[row][channel], `outer` counts rows (images times positions), positions is 1.
+// `vectors` and `sums` hold one value per channel; vectors are of the arithmetic's type.
+struct Call {
+  const void* in[3];
+  void* out[2];
+  int64_t channels;
+  int64_t positions;
+  const void* vectors[8];
+  double* sums;  // [number of sums][channels], added to
+  double negative_slope;
+};
+
+// The part of a Call that one task works on; channels-last kernels take all channels.
+struct Range {
+  int64_t channel_begin, channel_end;
+  int64_t outer_begin, outer_end;
+};
+
+using Kernel = void (*)(const Call&, const Range&);
+
+// The most channels a Range may span in the NC* kernels: their accumulators stay in L1.
+inline constexpr int64_t max_channel_block = 64;
+
+// The kernels of one element type, activation, order and layout.
+//                         in             vectors                                sums or out
+struct Kernels {
+  Kernel forward_sums;       // x              center                                 d, d^2
+  Kernel forward_map;        // x              scale shift                            y
+  Kernel backward_sums;      // x dy           mean scale shift                       g, g d
+  Kernel backward_map;       // x dy           mean scale shift projection offset     dx (training)
+  Kernel backward_map_eval;  // x dy  mean scale shift                     dx (evaluation)
+  Kernel double_backward_sums;      // x dy ddx  mean scale shift      v, g, v d, g d, v g
+  Kernel double_backward_map;       // x dy ddx  mean scale shift + 4  d_dy, d_x  (training)
+  Kernel double_backward_map_eval;  // x dy ddx  mean scale shift + 2  d_dy, d_x  (evaluation)
+};
+
+// d is u less the first vector (a guess of the mean, or the mean); u, g, v: see the op.
+struct Selection {
+  ElementType type;
+  Activation activation;
+  bool act_norm;
+  bool channels_last;
+};
+
+namespace baseline {
+const Kernels& kernels(const Selection& selection);
+}
+#if defined(__x86_64__)
+namespace avx2 {
+const Kernels& kernels(const Selection& selection);
+}
+namespace avx512 {
+const Kernels& kernels(const Selection& selection);
+}
+#endif
+
+// The widest instruction set of the processor this runs on.
+inline InstructionSet best_instruction_set() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return InstructionSet::avx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    return InstructionSet::avx2;
+  }
+#endif
+  return InstructionSet::baseline;
+}
+
+}  // namespace ganfast

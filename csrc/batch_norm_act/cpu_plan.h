@@ -1,0 +1,233 @@
+// How the CPU form of batch_norm_act shares a tensor out to threads, and the C-sized vectors that
+// its passes hand to each other.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "cpu_kernels.h"
+
+namespace ganfast {
+
+using at::Tensor;
+
+// Values of a channel whose mean is the guess.
+inline constexpr int64_t guess_values = 16;
+// Elements below which a second thread costs more than it saves.
+inline constexpr int64_t elements_per_thread = 32768;
+// Contiguous elements that a task should find at a time, so that it walks whole pages.
+inline constexpr int64_t contiguous_elements = 1024;
+// Tasks to cut the batch into where there are fewer channels. A constant, not the thread count:
+// the order of additions, and so the bits of the result, must not depend on the machine's load.
+inline constexpr int64_t wanted_tasks = 32;
+inline constexpr int64_t rows_part_elements = 32768;
+
+inline Activation parse_activation(std::optional<std::string_view> name) {
+  if (!name) return Activation::none;
+  if (*name == "relu") return Activation::relu;
+  TORCH_CHECK(*name == "leaky_relu", "ganfast: the native kernels have no activation '", *name,
+              "'");
+  return Activation::leaky_relu;
+}
+
+inline ElementType element_type(const Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return ElementType::float32;
+    case at::kDouble:
+      return ElementType::float64;
+    case at::kBFloat16:
+      return ElementType::bfloat16;
+    case at::kHalf:
+      return ElementType::float16;
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "\"batch_norm_act\" not implemented for '",
+                                  toString(x.scalar_type()), "'");
+  }
+}
+
+inline const Kernels& select_kernels(const Selection& selection) {
+#if defined(__x86_64__)
+  static const InstructionSet best = best_instruction_set();
+  if (best == InstructionSet::avx512) return avx512::kernels(selection);
+  if (best == InstructionSet::avx2) return avx2::kernels(selection);
+#endif
+  return baseline::kernels(selection);
+}
+
+// How one tensor's elements are shared out: over chunks of the batch (splits), blocks of channels
+// and parts of the images or rows.
+struct Plan {
+  Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> activation, double slope,
+       std::string_view order)
+      : format(x.suggest_memory_format()),
+        arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+        splits(splits_),
+        channels(x.size(1)),
+        values(x.numel() == 0 ? 0 : x.numel() / (channels * splits)),
+        element_size(static_cast<int64_t>(x.element_size())),
+        negative_slope(slope) {
+    TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
+                x.size(0), ", got ", splits);
+    const int64_t images = x.size(0) / splits;
+    const int64_t all_positions = images == 0 ? 0 : values / images;
+    const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
+    positions = channels_last ? 1 : all_positions;
+    outer = channels_last ? images * all_positions : images;
+    kernels = &select_kernels(
+        {element_type(x), parse_activation(activation), order == "act_norm", channels_last});
+    if (channels_last) {
+      block = std::max<int64_t>(1, channels);
+      outer_per_part = std::max<int64_t>(1, rows_part_elements / std::max<int64_t>(1, channels));
+      guess_outer = std::min(outer, guess_values);
+    } else {
+      block = std::clamp<int64_t>(contiguous_elements / positions, 1, max_channel_block);
+      block = std::min(block, std::max<int64_t>(1, channels / at::get_num_threads()));
+      const int64_t tasks = splits * channels;
+      const int64_t parts_wanted = tasks >= wanted_tasks ? 1 : (wanted_tasks + tasks - 1) / tasks;
+      outer_per_part = (outer + parts_wanted - 1) / parts_wanted;
+      const int64_t least = elements_per_thread / (channels * positions);
+      outer_per_part = std::max({outer_per_part, least, int64_t{1}});
+      guess_outer = std::min(outer, (guess_values + positions - 1) / positions);
+    }
+    blocks = (channels + block - 1) / block;
+    parts = std::max<int64_t>(1, (outer + outer_per_part - 1) / outer_per_part);
+  }
+
+  // The bytes from the start of a tensor to chunk `split` of it.
+  int64_t offset_bytes(int64_t split) const { return split * channels * values * element_size; }
+
+  Range range(int64_t block_index, int64_t part) const {
+    return {block_index * block, std::min(channels, (block_index + 1) * block),
+            part * outer_per_part, std::min(outer, (part + 1) * outer_per_part)};
+  }
+
+  int64_t grain(int64_t tasks) const {
+    const int64_t elements = splits * channels * values / std::max<int64_t>(1, tasks);
+    return std::max<int64_t>(1, elements_per_thread / std::max<int64_t>(1, elements));
+  }
+
+  // Calls f(split, block, part) for all of them, in parallel.
+  template <typename F>
+  void for_each_part(const F& f) const {
+    const int64_t tasks = splits * blocks * parts;
+    at::parallel_for(0, tasks, grain(tasks), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) f(i / parts / blocks, i / parts % blocks, i % parts);
+    });
+  }
+
+  at::MemoryFormat format;
+  at::ScalarType arithmetic;
+  int64_t splits, channels;
+  int64_t values;  // per channel and split: M
+  int64_t element_size;
+  double negative_slope;
+  int64_t positions, outer;
+  int64_t block, blocks, outer_per_part, parts;
+  int64_t guess_outer;
+  const Kernels* kernels;
+};
+
+// Sums of one pass, and their totals over the parts of a chunk.
+class Sums {
+ public:
+  Sums(const Plan& plan, int64_t count)
+      : plan_(plan), count_(count), data_(plan.splits * plan.parts * count * plan.channels, 0.0) {}
+
+  double* of(int64_t split, int64_t part) {
+    return data_.data() + (split * plan_.parts + part) * count_ * plan_.channels;
+  }
+  double total(int64_t split, int64_t index, int64_t channel) {
+    double sum = 0;
+    for (int64_t part = 0; part < plan_.parts; ++part) {
+      sum += of(split, part)[index * plan_.channels + channel];
+    }
+    return sum;
+  }
+  void clear(int64_t split, int64_t part, const Range& range) {
+    for (int64_t i = 0; i < count_; ++i) {
+      double* row = of(split, part) + i * plan_.channels;
+      std::fill(row + range.channel_begin, row + range.channel_end, 0.0);
+    }
+  }
+
+ private:
+  const Plan& plan_;
+  int64_t count_;
+  std::vector<double> data_;
+};
+
+// Runs sums, finish (once a block of channels has all its sums) and map over the whole tensor. A
+// block whose images are not shared out goes through all three while its data is in cache.
+template <typename SumUp, typename Finish, typename Map>
+void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, const Map& map) {
+  if (plan.parts == 1) {
+    plan.for_each_part([&](int64_t split, int64_t block, int64_t part) {
+      sum_up(split, block, part);
+      finish(split, block);
+      map(split, block, part);
+    });
+    return;
+  }
+  plan.for_each_part(sum_up);
+  at::parallel_for(0, plan.splits * plan.blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) finish(i / plan.blocks, i % plan.blocks);
+  });
+  plan.for_each_part(map);
+}
+
+inline const char* data(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
+inline char* mutable_data(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
+
+// A parameter or running statistic as doubles; the default where there is none.
+inline std::vector<double> to_doubles(const std::optional<Tensor>& vector, int64_t channels,
+                                      double standard) {
+  if (!vector || !vector->defined()) return std::vector<double>(channels, standard);
+  const Tensor doubles = vector->to(at::kDouble).contiguous();
+  const double* p = doubles.const_data_ptr<double>();
+  return std::vector<double>(p, p + channels);
+}
+
+// Rows of `stats`, of shape (splits, 4, C).
+enum Row : int64_t { row_mean, row_rstd, row_scale, row_shift };
+
+inline const char* row(const Plan& plan, const Tensor& stats, int64_t split, Row index) {
+  const int64_t size = static_cast<int64_t>(stats.element_size());
+  return data(stats) + (split * 4 + index) * plan.channels * size;
+}
+
+inline void set(const Plan& plan, void* vector, int64_t channel, double value) {
+  if (plan.arithmetic == at::kDouble) {
+    static_cast<double*>(vector)[channel] = value;
+  } else {
+    static_cast<float*>(vector)[channel] = static_cast<float>(value);
+  }
+}
+
+inline double get(const Plan& plan, const void* vector, int64_t channel) {
+  return plan.arithmetic == at::kDouble ? static_cast<const double*>(vector)[channel]
+                                        : static_cast<const float*>(vector)[channel];
+}
+
+// C-sized vectors of the arithmetic's type, `count` per split.
+class Vectors {
+ public:
+  Vectors(const Plan& plan, int64_t count)
+      : plan_(plan), count_(count), data_(plan.splits * count * plan.channels, 0.0) {}
+  // Room for doubles serves floats too.
+  void* of(int64_t split, int64_t index) {
+    return data_.data() + (split * count_ + index) * plan_.channels;
+  }
+
+ private:
+  const Plan& plan_;
+  int64_t count_;
+  std::vector<double> data_;
+};
+
+}  // namespace ganfast

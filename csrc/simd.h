@@ -1,0 +1,139 @@
+// Vectors of one 64-byte register, in the compiler's own vector extension: with AVX-512 an
+// operation is one instruction, elsewhere the compiler splits it into two or four.
+//
+// Included once per instruction set, inside that set's namespace and target pragma, so that no
+// function here is ever shared between them. <cstdint> and <type_traits> come before.
+
+typedef float FloatVec __attribute__((vector_size(64)));
+typedef double DoubleVec __attribute__((vector_size(64)));
+typedef int32_t IntVec __attribute__((vector_size(64)));
+typedef uint32_t UintVec __attribute__((vector_size(64)));
+typedef int64_t LongVec __attribute__((vector_size(64)));
+typedef uint16_t ShortVec __attribute__((vector_size(32)));
+
+// 16-bit floats by their bits.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// What arithmetic on elements of type T is done in.
+template <typename T>
+struct Arithmetic {
+  using Scalar = float;
+  using Vec = FloatVec;
+  using Index = int32_t;
+  using IndexVec = IntVec;
+};
+template <>
+struct Arithmetic<double> {
+  using Scalar = double;
+  using Vec = DoubleVec;
+  using Index = int64_t;
+  using IndexVec = LongVec;
+};
+template <typename T>
+using Scalar = typename Arithmetic<T>::Scalar;
+template <typename T>
+using Vec = typename Arithmetic<T>::Vec;
+template <typename T>
+inline constexpr int64_t lanes = sizeof(Vec<T>) / sizeof(Scalar<T>);
+
+template <typename V, typename S>
+GANFAST_INLINE V broadcast(S value) {
+  return value - V{};  // x - 0 is x, -0 included
+}
+
+#if defined(__FLT16_MAX__)
+typedef _Float16 HalfVec __attribute__((vector_size(32)));
+#endif
+
+template <typename T>
+GANFAST_INLINE Vec<T> load(const T* p) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    ShortVec bits;
+    __builtin_memcpy(&bits, p, sizeof(bits));
+    return (FloatVec)(__builtin_convertvector(bits, UintVec) << 16);
+  } else if constexpr (std::is_same_v<T, Float16>) {
+#if defined(__FLT16_MAX__)
+    HalfVec half;
+    __builtin_memcpy(&half, p, sizeof(half));
+    return __builtin_convertvector(half, FloatVec);
+#else
+    FloatVec v;
+    for (int i = 0; i < 16; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(p[i].bits);
+    return v;
+#endif
+  } else {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, sizeof(v));
+    return v;
+  }
+}
+
+template <typename T>
+GANFAST_INLINE void store(T* p, Vec<T> v) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    // Round to nearest, ties to even; a NaN would overflow into infinity, so it is set apart.
+    const UintVec bits = (UintVec)v;
+    const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const UintVec quiet_nan = UintVec{} + 0x7fc0u;
+    const ShortVec out = __builtin_convertvector(v == v ? rounded : quiet_nan, ShortVec);
+    __builtin_memcpy(p, &out, sizeof(out));
+  } else if constexpr (std::is_same_v<T, Float16>) {
+#if defined(__FLT16_MAX__)
+    const HalfVec half = __builtin_convertvector(v, HalfVec);
+    __builtin_memcpy(p, &half, sizeof(half));
+#else
+    for (int i = 0; i < 16; ++i) p[i].bits = c10::detail::fp16_ieee_from_fp32_value(v[i]);
+#endif
+  } else {
+    __builtin_memcpy(p, &v, sizeof(v));
+  }
+}
+
+// The first `count` elements; the other lanes are 0.
+template <typename T>
+GANFAST_INLINE Vec<T> load_some(const T* p, int64_t count) {
+  T buffer[lanes<T>] = {};
+  __builtin_memcpy(buffer, p, count * sizeof(T));
+  return load(buffer);
+}
+
+template <typename T>
+GANFAST_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
+  T buffer[lanes<T>];
+  store(buffer, v);
+  __builtin_memcpy(p, buffer, count * sizeof(T));
+}
+
+// v with the lanes from `count` on set to 0, whatever they hold.
+template <typename T>
+GANFAST_INLINE Vec<T> keep_first(Vec<T> v, int64_t count) {
+  using IndexVec = typename Arithmetic<T>::IndexVec;
+  IndexVec index;
+  for (int64_t i = 0; i < lanes<T>; ++i) index[i] = i;
+  const auto limit = static_cast<typename Arithmetic<T>::Index>(count);
+  return index < IndexVec{} + limit ? v : Vec<T>{};
+}
+
+// Sums in double of what float lanes gathered over a short run.
+struct DoubleSum {
+  DoubleVec low{}, high{};
+
+  GANFAST_INLINE void add(FloatVec v) {
+    typedef float HalfOfFloats __attribute__((vector_size(32)));
+    HalfOfFloats part;
+    __builtin_memcpy(&part, &v, 32);
+    low += __builtin_convertvector(part, DoubleVec);
+    __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + 32, 32);
+    high += __builtin_convertvector(part, DoubleVec);
+  }
+  GANFAST_INLINE void add(DoubleVec v) { low += v; }
+  GANFAST_INLINE double total() const {
+    const DoubleVec v = low + high;
+    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+  }
+};

@@ -1,0 +1,171 @@
+"""Which kernels serve the ops, and how to choose others.
+
+The choice is the dispatcher's: a backend is a set of kernels registered at a device's key. This
+module shows the choice and can put the eager kernels in front of the others.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+from torch.library import Library
+
+from ganfast.ops import _library, _native
+
+__all__ = ["BackendChoice", "available", "describe_extension", "explain", "use"]
+
+NAMES = ("native", "triton", "eager")
+"""Every backend's name, fastest first."""
+
+_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+
+def available(device: str | torch.device = "cpu") -> tuple[str, ...]:
+    """Return the names of the backends that have kernels for ``device``, fastest first.
+
+    Example::
+
+        >>> "eager" in available("cpu")
+        True
+    """
+    key = _DISPATCH_KEYS.get(torch.device(device).type)
+    names = []
+    if key is not None and any(_has_kernel(name, key) for name in _library.eager_kernels):
+        names.append("native")
+    return (*names, "eager")
+
+
+class BackendChoice:
+    """A choice made with :func:`use`; as a context manager it ends with the block."""
+
+    def __init__(self, override: Library | None) -> None:
+        self._override = override
+
+    def __enter__(self) -> BackendChoice:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+    def undo(self) -> None:
+        """Give the ops back the kernels they had before."""
+        if self._override is not None:
+            self._override._destroy()
+            self._override = None
+            if self in _choices:
+                _choices.remove(self)
+
+
+_choices: list[BackendChoice] = []
+
+
+def use(name: str) -> BackendChoice:
+    """Serve every op with the kernels of one backend, from now on or in a ``with`` block.
+
+    Args:
+        name: "native" (the fastest that is there, which is also the default) or "eager" (torch's
+            own operations, on every device).
+
+    Raises:
+        ValueError: no backend has this name.
+        RuntimeError: the backend has no kernels here; the message says why.
+
+    Example::
+
+        >>> with use("eager"):
+        ...     y = ganfast.functional.batch_norm_act(torch.randn(4, 2), None, None, training=True)
+    """
+    if name not in NAMES:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
+    if name == "triton":
+        raise RuntimeError("backend 'triton' has no kernels in this version of ganfast")
+    if name == "native" and not _native.is_loaded():
+        raise RuntimeError(
+            f"backend 'native' is not available: {_native.part('cpu').reason}. "
+            f"Build it with: {_native.rebuild_command()}"
+        )
+    if name == "native":
+        for choice in reversed(_choices.copy()):
+            choice.undo()
+        return BackendChoice(None)
+    override = Library(_library.NAMESPACE, "IMPL")
+    for op, kernel in _library.eager_kernels.items():
+        for key in _DISPATCH_KEYS.values():
+            override.impl(op, kernel, key, allow_override=True)
+    choice = BackendChoice(override)
+    _choices.append(choice)
+    return choice
+
+
+def explain(device: str | torch.device | None = None) -> str:
+    """Say which kernel serves each op on a device, and why not a faster one.
+
+    Args:
+        device: "cpu", "cuda", ...; None for the CPU and, where torch sees one, the GPU.
+
+    Returns:
+        Lines of text, one op and device each, then the reasons.
+
+    Example::
+
+        >>> print(explain("cpu"))  # doctest: +SKIP
+        batch_norm_act_train            cpu   native
+    """
+    if device is None:
+        devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    else:
+        devices = [torch.device(device).type]
+    lines = []
+    for op in _library.eager_kernels:
+        lines += [f"{op:32}{kind:6}{_serving(op, kind)}" for kind in devices]
+    for kind in devices:
+        reason = _why_not_native(kind)
+        if reason:
+            lines.append(f"{kind}: native kernels are not used: {reason}")
+    return "\n".join(lines)
+
+
+def describe_extension() -> list[str]:
+    """Return one line for each part of the C++/CUDA extension: what it is, or how to get it."""
+    lines = []
+    for name, title in (("cpu", "CPU part"), ("cuda", "CUDA part")):
+        part = _native.part(name)
+        if part.description is not None:
+            lines.append(f"{title}: {part.description}")
+        else:
+            lines.append(f"{title}: missing: {part.reason}")
+    if not _native.is_loaded("cpu") or (torch.version.cuda and not _native.is_loaded("cuda")):
+        lines.append(f"build what is missing with: {_native.rebuild_command()}")
+    if _native.is_loaded("cuda") and torch.cuda.is_available():
+        reason = _native.probe_cuda(torch.cuda.current_device())
+        lines.append(f"CUDA part on this GPU: {reason or 'its kernels run'}")
+    return lines
+
+
+def _serving(op: str, device: str) -> str:
+    key = _DISPATCH_KEYS.get(device)
+    return "native" if not _choices and key is not None and _has_kernel(op, key) else "eager"
+
+
+def _why_not_native(device: str) -> str:
+    if _choices:
+        return "ganfast.backend.use('eager') is in force"
+    if device not in _DISPATCH_KEYS:
+        return f"there are none for the device type {device!r}"
+    part = _native.part(device)
+    if part.reason:
+        return f"{part.reason}; build them with: {_native.rebuild_command()}"
+    if "native" not in available(device):
+        return f"there are none for {device} in this version"
+    return ""
+
+
+def _has_kernel(op: str, key: str) -> bool:
+    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(f"{_library.NAMESPACE}::{op}", key)
+    return found

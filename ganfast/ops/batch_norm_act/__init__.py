@@ -1,0 +1,272 @@
+"""Batch normalisation and its activation in one op.
+
+Mathematics (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1). ``x`` has
+shape (N, C, ...); per channel, M values are normalised together. With ``a`` the activation and
+``order="norm_act"``::
+
+    u    = x
+    mean = sum(u) / M                    var = sum((u - mean)^2) / M
+    rstd = 1 / sqrt(var + eps)           scale = weight * rstd      shift = bias - mean * scale
+    z    = u * scale + shift             y = a(z)
+
+``order="act_norm"`` moves the activation in front: ``u = a(x)`` and ``y = z``.
+
+``splits=k`` cuts the batch into k equal chunks, each with its own statistics; the running
+statistics take up chunk after chunk, as k separate calls would.
+
+Running statistics (``momentum`` m; None stands for 1 / num_batches_tracked)::
+
+    running_mean = (1 - m) * running_mean + m * mean
+    running_var  = (1 - m) * running_var  + m * var * M / (M - 1)
+
+Backward, with ``g = dy * a'(z)`` (norm_act) or ``g = dy`` (act_norm)::
+
+    dbias = sum(g)        dweight = rstd * sum(g * (u - mean))
+    du    = scale * (g - dbias / M - (u - mean) * rstd * dweight / M)      training
+    du    = scale * g                                                      evaluation
+    dx    = du (norm_act)  or  du * a'(x) (act_norm)
+
+The mask a'(z) is computed again from x, scale and shift, so the only tensors kept are x and
+``stats``: shape (splits, 4, C), rows mean, rstd, scale, shift, in float32 (float64 for float64).
+
+The double backward is derived beside its kernel, in ``eager.double_backward``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+from ganfast.ops import _library
+from ganfast.ops.batch_norm_act import eager
+
+
+def _fake_train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    order: str,
+    splits: int,
+) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=suggest_memory_format(x))
+    return y, x.new_empty((splits, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+
+
+def _fake_eval(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    activation: str | None,
+    negative_slope: float,
+    order: str,
+) -> tuple[Tensor, Tensor]:
+    y = torch.empty_like(x, memory_format=suggest_memory_format(x))
+    return y, x.new_empty((1, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+
+
+def _fake_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    stats: Tensor,
+    eps: float,
+    training: bool,
+    activation: str | None,
+    negative_slope: float,
+    order: str,
+    need_dx: bool,
+    need_affine: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    channels = (x.shape[1],) if need_affine else (0,)
+    dx = torch.empty_like(x, memory_format=suggest_memory_format(x))
+    return (
+        dx if need_dx else x.new_empty((0,)),
+        stats.new_empty(channels),
+        stats.new_empty(channels),
+    )
+
+
+def _fake_double_backward(
+    ddx: Tensor | None,
+    ddweight: Tensor | None,
+    ddbias: Tensor | None,
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    stats: Tensor,
+    eps: float,
+    training: bool,
+    activation: str | None,
+    negative_slope: float,
+    order: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    memory_format = suggest_memory_format(x)
+    return (
+        torch.empty_like(x, dtype=dy.dtype, memory_format=memory_format),
+        torch.empty_like(x, memory_format=memory_format),
+        stats.new_empty((x.shape[1],)),
+    )
+
+
+train = _library.define(
+    "batch_norm_act_train(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean,"
+    " Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, float? momentum, float eps,"
+    " str? activation, float negative_slope, str order, int splits) -> (Tensor y, Tensor stats)",
+    eager=eager.train,
+    fake=_fake_train,
+)
+# Evaluation is an op of its own because it changes nothing: an exported or compiled model then
+# carries no writes to its buffers.
+evaluate = _library.define(
+    "batch_norm_act_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor running_mean,"
+    " Tensor running_var, float eps, str? activation, float negative_slope, str order)"
+    " -> (Tensor y, Tensor stats)",
+    eager=eager.evaluate,
+    fake=_fake_eval,
+)
+# Gradients that nobody asked for come back with no elements.
+backward = _library.define(
+    "batch_norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor stats, float eps,"
+    " bool training, str? activation, float negative_slope, str order, bool need_dx,"
+    " bool need_affine) -> (Tensor dx, Tensor dweight, Tensor dbias)",
+    eager=eager.backward,
+    fake=_fake_backward,
+)
+double_backward = _library.define(
+    "batch_norm_act_double_backward(Tensor? ddx, Tensor? ddweight, Tensor? ddbias, Tensor dy,"
+    " Tensor x, Tensor? weight, Tensor stats, float eps, bool training, str? activation,"
+    " float negative_slope, str order) -> (Tensor d_dy, Tensor d_x, Tensor d_weight)",
+    eager=eager.double_backward,
+    fake=_fake_double_backward,
+)
+
+
+class _Forward(torch.autograd.Function):
+    """Tie the forward ops to ``backward``; ``csrc/batch_norm_act/autograd.cpp`` is its twin."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        op: Any,
+        arguments: tuple[Any, ...],
+        eps: float,
+        shape_of_op: tuple[str | None, float, str],
+    ) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, stats = op(x, weight, bias, *arguments)
+        ctx.save_for_backward(x, weight, stats)
+        ctx.constants = (eps, op is train, *shape_of_op)
+        ctx.mark_non_differentiable(stats)
+        ctx.set_materialize_grads(False)
+        return y, stats
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Any, ...]:  # type: ignore[override]
+        nothing = (None,) * 4
+        if dy is None:
+            return (None, None, None, *nothing)
+        x, weight, stats = ctx.saved_tensors
+        need_dx, need_weight, need_bias = ctx.needs_input_grad[:3]
+        dx, dweight, dbias = backward(
+            dy, x, weight, stats, *ctx.constants, need_dx, need_weight or need_bias
+        )
+        return (
+            dx if need_dx else None,
+            dweight if need_weight else None,
+            dbias if need_bias else None,
+            *nothing,
+        )
+
+
+class _Backward(torch.autograd.Function):
+    """Tie ``backward`` to ``double_backward``."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *constants: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            gradients: tuple[Tensor, Tensor, Tensor] = backward(dy, x, weight, stats, *constants)
+        ctx.save_for_backward(dy, x, weight, stats)
+        ctx.constants = constants[:-2]
+        ctx.count = len(constants)
+        ctx.set_materialize_grads(False)
+        return gradients
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, ddx: Tensor | None, ddweight: Tensor | None, ddbias: Tensor | None
+    ) -> tuple[Any, ...]:
+        rest = (None,) * (1 + ctx.count)
+        if ddx is None and ddweight is None and ddbias is None:
+            return (None, None, None, *rest)
+        dy, x, weight, stats = ctx.saved_tensors
+        d_dy, d_x, d_weight = double_backward(
+            ddx, ddweight, ddbias, dy, x, weight, stats, *ctx.constants
+        )
+        return (d_dy, d_x, d_weight if ctx.needs_input_grad[2] else None, *rest)
+
+
+def _train_autograd(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: float | None,
+    eps: float,
+    *shape_and_splits: Any,
+) -> Any:
+    buffers = (running_mean, running_var, num_batches_tracked)
+    for buffer in buffers:
+        if buffer is not None:  # as torch's own in-place update would
+            torch.autograd.graph.increment_version(buffer)
+    arguments = (*buffers, momentum, eps, *shape_and_splits)
+    return _Forward.apply(x, weight, bias, train, arguments, eps, shape_and_splits[:3])
+
+
+def _eval_autograd(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    *shape_of_op: Any,
+) -> Any:
+    arguments = (running_mean, running_var, eps, *shape_of_op)
+    return _Forward.apply(x, weight, bias, evaluate, arguments, eps, shape_of_op)
+
+
+def _double_backward_autograd(*arguments: Any) -> Any:
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return eager.double_backward_differentiable(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return double_backward(*arguments)
+
+
+def register(*, python_autograd: bool) -> None:
+    """Register the autograd forms: all of them, or only what the extension leaves to Python."""
+    _library.register_autograd("batch_norm_act_double_backward", _double_backward_autograd)
+    if python_autograd:
+        _library.register_autograd("batch_norm_act_train", _train_autograd)
+        _library.register_autograd("batch_norm_act_eval", _eval_autograd)
+        _library.register_autograd("batch_norm_act_backward", _Backward.apply)

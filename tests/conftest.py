@@ -1,0 +1,54 @@
+"""Which backends the tests run on, and which of them must be there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import ganfast
+
+REQUIRED = set(filter(None, os.environ.get("GANFAST_REQUIRE", "").split(",")))
+"""Backends whose absence is a failure instead of a skip: native, cuda, triton."""
+
+DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() or "cuda" in REQUIRED else [])
+
+
+def missing(name: str, reason: str) -> None:
+    """Skip the test for want of a backend, or fail it where GANFAST_REQUIRE names the backend."""
+    if name in REQUIRED:
+        pytest.fail(f"GANFAST_REQUIRE={name}: {reason}")
+    pytest.skip(reason)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        missing("cuda", "torch sees no GPU")
+    return str(request.param)
+
+
+@pytest.fixture(params=["eager", "native"])
+def backend(request: pytest.FixtureRequest, device: str) -> Iterator[str]:
+    if request.param not in ganfast.backend.available(device):
+        missing(request.param, ganfast.backend.explain(device))
+    with ganfast.backend.use(request.param):
+        yield request.param
