@@ -4,4 +4,3 @@ from ganfast import backend, functional, nn
 from ganfast._version import __version__
 
 __all__ = ["__version__", "backend", "functional", "nn"]
-

@@ -34,8 +34,10 @@ def batch_norm_act(
 
     Args:
         x: input of shape (N, C) or (N, C, ...).
-        running_mean, running_var: shape (C,), updated in place in training; may be None there.
-        weight, bias: shape (C,), either may be None.
+        running_mean: shape (C,), updated in place in training; may be None there.
+        running_var: likewise.
+        weight: shape (C,), or None for ones.
+        bias: shape (C,), or None for zeros.
         training: use the batch's statistics rather than the running ones.
         momentum: weight of the new batch in the running statistics; None for their cumulative
             average, which needs ``num_batches_tracked``.
@@ -52,7 +54,8 @@ def batch_norm_act(
 
     Raises:
         ValueError: a chunk has one value per channel in training; ``splits`` does not divide N;
-            an unknown ``activation`` or ``order``; an eps that is not positive; a momentum of None without a counter.
+            an unknown ``activation`` or ``order``; an eps that is not positive; a momentum of None
+            without a counter.
         RuntimeError: sizes or dtypes of the vectors do not fit x; no running statistics in
             evaluation.
 
@@ -77,25 +80,26 @@ def batch_norm_act(
         _check_chunks(x, splits)
         if momentum is None and num_batches_tracked is None and running_mean is not None:
             raise ValueError("momentum=None averages over all batches: give num_batches_tracked")
-        return _op.train(
+        y: Tensor = _op.train(
             x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps,
             activation, negative_slope, order, splits,
         )[0]  # fmt: skip
+        return y
     if running_mean is None or running_var is None:
         missing = "running_mean" if running_mean is None else "running_var"
         raise RuntimeError(f"{missing} must be defined in evaluation mode")
-    return _op.evaluate(
+    y = _op.evaluate(
         x, weight, bias, running_mean, running_var, eps, activation, negative_slope, order
     )[0]
+    return y
 
 
 def _check_chunks(x: Tensor, splits: int) -> None:
-    if splits != 1:
-        if splits < 1 or x.shape[0] % splits:
-            raise ValueError(
-                f"splits must divide the batch into equal chunks: got splits={splits} "
-                f"for a batch of {x.shape[0]}"
-            )
+    if splits != 1 and (splits < 1 or x.shape[0] % splits):
+        raise ValueError(
+            f"splits must divide the batch into equal chunks: got splits={splits} "
+            f"for a batch of {x.shape[0]}"
+        )
     if x.numel() == splits * x.shape[1] and x.shape[1]:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {x.shape}"

@@ -81,7 +81,7 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         )
 
     def extra_repr(self) -> str:
-        text = super().extra_repr()
+        text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
             if ACTIVATIONS[self.activation].takes_slope:

@@ -60,9 +60,7 @@ def norm_of(pair: nn.Module) -> Any:
     return next(m for m in pair if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
 
-def run(
-    module: nn.Module, x: Tensor, dy: Tensor, *, splits: int = 1
-) -> dict[str, Tensor | None]:
+def run(module: nn.Module, x: Tensor, dy: Tensor, *, splits: int = 1) -> dict[str, Tensor | None]:
     """Return y, every gradient and every buffer after one forward and backward.
 
     ``splits`` calls the module on that many chunks in turn.

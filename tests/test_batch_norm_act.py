@@ -88,9 +88,7 @@ def test_without_running_statistics(backend, device, training):
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("shape", [(12, 5), (12, 70), (12, 4, 3, 5), (12, 40, 4, 4)], ids=str)
 def test_splits_are_separate_calls(backend, device, order, momentum, shape):
-    layer, x, dy = make(
-        shape, device, activation="relu", order=order, splits=3, momentum=momentum
-    )
+    layer, x, dy = make(shape, device, activation="relu", order=order, splits=3, momentum=momentum)
     check_layer(layer, x, dy, rounds=2)
 
 
@@ -151,7 +149,7 @@ def test_values_that_are_not_finite(backend, device, value, order, activation, t
 
 
 def test_constant_input(backend, device):
-    layer, x, dy = make((8, 6, 5, 5), device, activation="leaky_relu")
+    layer, x, _ = make((8, 6, 5, 5), device, activation="leaky_relu")
     x[:] = 0.1
     x[:, 3] = 0.0
     layer(x)
@@ -166,7 +164,7 @@ def test_large_input_cut_into_parts(backend, device):
 
 
 def test_empty_batch(backend, device):
-    layer, x, dy = make((0, 4, 3, 3), device, activation="relu")
+    layer, x, _ = make((0, 4, 3, 3), device, activation="relu")
     before = layer.running_mean.clone(), layer.running_var.clone()
     assert layer(x).shape == (0, 4, 3, 3)
     assert torch.equal(layer.running_mean, before[0])

@@ -158,7 +158,7 @@ class _Forward(torch.autograd.Function):
     """Tie the forward ops to ``backward``; ``csrc/batch_norm_act/autograd.cpp`` is its twin."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,
@@ -177,7 +177,7 @@ class _Forward(torch.autograd.Function):
         return y, stats
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Any, ...]:
         nothing = (None,) * 4
         if dy is None:
             return (None, None, None, *nothing)
@@ -198,7 +198,7 @@ class _Backward(torch.autograd.Function):
     """Tie ``backward`` to ``double_backward``."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *constants: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
@@ -210,7 +210,7 @@ class _Backward(torch.autograd.Function):
         return gradients
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, ddx: Tensor | None, ddweight: Tensor | None, ddbias: Tensor | None
     ) -> tuple[Any, ...]:
         rest = (None,) * (1 + ctx.count)

@@ -32,6 +32,7 @@ def train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
+    _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     weight, bias = _to(weight, dtype), _to(bias, dtype)
     act = ACTIVATIONS[activation].apply
@@ -74,6 +75,7 @@ def evaluate(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
+    _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     weight, bias = _to(weight, dtype), _to(bias, dtype)
     mean = running_mean.to(dtype)
@@ -82,9 +84,7 @@ def evaluate(
     u = x.to(dtype).contiguous(memory_format=suggest_memory_format(x))
     if order == "act_norm":
         u = act(u, negative_slope)
-    y = torch.native_batch_norm(
-        u, weight, bias, mean, running_var.to(dtype), False, 0.0, eps
-    )[0]
+    y = torch.native_batch_norm(u, weight, bias, mean, running_var.to(dtype), False, 0.0, eps)[0]
     if order == "norm_act":
         y = act(y, negative_slope)
     return _like(y, x), _stats(mean, rstd, weight, bias).unsqueeze(0)
@@ -123,7 +123,9 @@ def backward(
         ]
         du = torch.stack([chunk[0] for chunk in chunks]) if need_dx else x.new_empty(0)
         dweight, dbias = (
-            torch.stack([chunk[i] for chunk in chunks]).sum(0) if need_affine else stats.new_empty(0)
+            torch.stack([chunk[i] for chunk in chunks]).sum(0)
+            if need_affine
+            else stats.new_empty(0)
             for i in (1, 2)
         )
     else:
@@ -257,6 +259,23 @@ def _double_backward(
     return d_g, d_u.expand(xs.shape), (rstd * s).sum(0).flatten()
 
 
+def _check(x: Tensor, **vectors: Tensor | None) -> None:
+    """Raise, as torch does, where the dtypes or sizes of the C-sized vectors do not fit x."""
+    if not x.is_floating_point():
+        raise NotImplementedError(f'"batch_norm_act" not implemented for {x.dtype}')
+    wide = accumulation_dtype(x)
+    for name, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.numel() != x.shape[1]:
+            raise RuntimeError(f"{name} should contain {x.shape[1]} elements not {vector.numel()}")
+        if vector.dtype not in (wide, x.dtype):
+            raise RuntimeError(
+                f"mixed dtype: expected {name} to have dtype {wide} or {x.dtype} for an input of "
+                f"{x.dtype}, got {vector.dtype}"
+            )
+
+
 def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if vector is None else vector.to(dtype)
 
@@ -280,7 +299,7 @@ def _stats(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | Non
 def _chunked(x: Tensor, stats: Tensor) -> Tensor:
     """View x of shape (N, C, ...) as (splits, N / splits, C, ...) in the dtype of stats."""
     splits = stats.shape[0]
-    return x.to(stats.dtype).unflatten(0, (splits, x.shape[0] // splits))
+    return x.to(stats.dtype).reshape(splits, x.shape[0] // splits, *x.shape[1:])
 
 
 def _per_channel(stats: Tensor, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,73 @@
+# make demo    train a DCGAN on handwritten digits; look at runs/demo/samples.png
+# make test    every check and test
+# make check   formatting, lint, types, C++ warnings
+# make format  format Python and C++
+#
+# PYTHON=python3.12   the interpreter to make the environment with
+# VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
+#                     installs nothing from the network
+# GANFAST_BUILD=auto|cpu|cuda|none   what of the extension to build
+
+PYTHON ?= python3
+VENV ?= .venv
+GANFAST_BUILD ?= auto
+export GANFAST_BUILD
+
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+ifeq ($(VENV),system)
+PY := $(PYTHON)
+STATE := build
+PACKAGES :=
+else
+PY := $(VENV)/bin/python
+STATE := $(VENV)
+PACKAGES := $(STATE)/.packages
+endif
+# One stamp a mode, so that a change of GANFAST_BUILD builds again.
+BUILT := $(STATE)/.built-$(GANFAST_BUILD)
+
+.PHONY: help install demo test check format clean
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+install: $(BUILT)
+
+$(PACKAGES): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+	    "ganfast needs Python 3.10 or newer, this is " + sys.version + "; name one: make PYTHON=...")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet "setuptools>=77" packaging ninja torch torchvision
+	touch $@
+
+$(BUILT): $(PACKAGES) $(SOURCES)
+	$(PY) -m pip install --quiet --no-build-isolation $(if $(PACKAGES),-e ".[train,apps,bench,dev]",--no-deps -e .)
+	@mkdir -p $(STATE) && rm -f $(STATE)/.built-* && touch $@
+
+demo: $(BUILT)
+	$(PY) -m ganfast train --data digits --out runs/demo
+	@echo "Now look at runs/demo/samples.png"
+
+test: $(BUILT) $(if $(filter system,$(VENV)),,check)
+	$(PY) -m pytest
+
+INCLUDES = $$($(PY) -c 'import sysconfig, torch.utils.cpp_extension as e; \
+    print(*(f"-isystem {p}" for p in [*e.include_paths(), sysconfig.get_path("include")]))')
+
+check: $(BUILT)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -type f)
+	for file in $$(find csrc -name '*.cpp'); do \
+	    $${CXX:-c++} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wno-psabi -Werror \
+	        $(INCLUDES) $$file || exit 1; done
+
+format: $(BUILT)
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+
+clean:
+	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt

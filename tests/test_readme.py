@@ -1,0 +1,98 @@
+"""README and the docstrings' examples are executed as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import ganfast
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MODULES = [
+    "ganfast",
+    *(
+        module.name
+        for module in pkgutil.walk_packages(ganfast.__path__, "ganfast.")
+        if not module.name.endswith(("._native", "._native_cuda", "__main__"))  # no Python modules
+    ),
+]
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [body for name, body in fenced if name == language]
+
+
+def test_python_blocks_run_in_order():
+    namespace: dict[str, object] = {}
+    found = blocks("python")
+    assert len(found) >= 4
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for block in found:
+            exec(compile(block, "README.md", "exec"), namespace)
+    assert "torch.Size([4, 1, 32, 32])" in printed.getvalue()
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    named = re.findall(r"^make (\w+)", "\n".join(blocks("")), re.MULTILINE)
+    assert {"demo", "test"} <= set(named)
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_ganfast_commands_parse(monkeypatch):
+    from ganfast.cli import train
+
+    commands = re.findall(r"^ganfast (.+)$", "\n".join(blocks("")), re.MULTILINE)
+    assert len(commands) >= 3
+    seen = []
+    monkeypatch.setattr(train, "run", lambda args: seen.append(args) or 0)
+    from ganfast.cli import main
+
+    for command in commands:
+        assert main(shlex.split(command)) == 0, command
+    assert len(seen) == len(commands)
+
+
+def test_ci_runs_what_readme_names():
+    run = (ROOT / ".ci" / "run").read_text()
+    commands = [line for line in run.splitlines() if line.startswith("make")]
+    assert commands
+    for command in commands:
+        assert command in README
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    torch.manual_seed(0)
+    result = doctest.testmod(
+        module,
+        extraglobs={"torch": torch, "ganfast": ganfast},
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,
+    )
+    assert result.failed == 0
+
+
+def test_public_functions_have_examples():
+    from ganfast import backend, functional, models
+    from ganfast import nn as layers
+
+    for module in (backend, functional, layers, models):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if callable(thing) and name not in ("BackendChoice", "describe_extension", "GAN"):
+                assert ">>>" in (thing.__doc__ or ""), f"{module.__name__}.{name}"
