@@ -1,0 +1,83 @@
+"""Time functions beside one another."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+__all__ = ["Timing", "compare"]
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: the median and the quartiles around it."""
+
+    median_s: float
+    lower_s: float
+    upper_s: float
+
+
+def compare(
+    providers: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 30,
+    least_seconds: float = 1e-3,
+    device: str | torch.device = "cpu",
+) -> dict[str, Timing]:
+    """Time every provider once in each of many rounds, so that all meet the same machine.
+
+    A measurement is as many calls as fill ``least_seconds``; what a call returns is dropped
+    before the next call, so outputs are allocated afresh each time, as autograd does.
+
+    Args:
+        providers: what to time, by name, with arguments bound.
+        rounds: measurements of each.
+        least_seconds: shortest measurement worth taking, for calls of microseconds.
+        device: waited for before the clock is read.
+
+    Example::
+
+        >>> x = torch.randn(1000)
+        >>> list(compare({"clone": x.clone, "sum": x.sum}, rounds=3))
+        ['clone', 'sum']
+    """
+    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
+    calls = {name: _calls_to_fill(least_seconds, f, wait) for name, f in providers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in providers}
+    for _ in range(rounds):
+        for name, function in providers.items():
+            seconds[name].append(_time(function, calls[name], wait) / calls[name])
+    return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _nothing() -> None:
+    pass
+
+
+def _time(function: Callable[[], Any], calls: int, wait: Callable[[], None]) -> float:
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    wait()
+    return time.perf_counter() - start
+
+
+def _calls_to_fill(
+    least_seconds: float, function: Callable[[], Any], wait: Callable[[], None]
+) -> int:
+    calls = 1
+    _time(function, 3, wait)  # compilation, caches
+    while (elapsed := _time(function, calls, wait)) < least_seconds:
+        calls = max(calls + 1, min(10 * calls, int(calls * 1.2 * least_seconds / elapsed)))
+    return calls
+
+
+def _summary(values: list[float]) -> Timing:
+    if len(values) < 2:
+        return Timing(values[0], values[0], values[0])
+    lower, median, upper = statistics.quantiles(values, n=4)
+    return Timing(median, lower, upper)

@@ -1,0 +1,60 @@
+"""The ``ganfast`` command: one module a subcommand, each with ``add_parser`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ganfast.cli import info, train
+from ganfast.cli.errors import INTERRUPTED, CommandError
+
+__all__ = ["main"]
+
+COMMANDS = (train, info)
+BAD_INPUT = 2
+# The extra that brings each optional package.
+EXTRAS = {
+    "PIL": "train",
+    "matplotlib": "train",
+    "sklearn": "train",
+    "torchvision": "train",
+    "tqdm": "train",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CommandError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code.
+
+    Example:
+        >>> from ganfast.cli import main
+        >>> main(["train", "--steps", "0"])
+        2
+    """
+    parser = _Parser(prog="ganfast", description="Train GANs faster, with unchanged numbers.")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    try:
+        args = parser.parse_args(argv)
+        code: int = args.run(args)
+        return code
+    except CommandError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        extra = EXTRAS[package]
+        message = f"{package} is not installed; it comes with: pip install ganfast[{extra}]"
+    except KeyboardInterrupt:
+        print("ganfast: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(f"ganfast: error: {message}", file=sys.stderr)
+    return BAD_INPUT

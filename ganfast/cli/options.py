@@ -1,0 +1,43 @@
+"""Types of command line options: each turns a word into a value or says what it must be."""
+
+import argparse
+import math
+
+__all__ = ["finite_positive", "positive", "probability", "seed"]
+
+
+def positive(word: str) -> int:
+    """Read a positive integer."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {word!r}")
+    return int(word)
+
+
+def finite_positive(word: str) -> float:
+    """Read a positive, finite number."""
+    value = _number(word)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {word!r}")
+    return value
+
+
+def probability(word: str) -> float:
+    """Read a number from 0 up to, not including, 1."""
+    value = _number(word)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {word!r}")
+    return value
+
+
+def seed(word: str) -> int:
+    """Read a seed that torch's generators accept."""
+    if not word.isdecimal() or int(word) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2^63 - 1, got {word!r}")
+    return int(word)
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan  # no comparison accepts it

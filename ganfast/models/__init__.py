@@ -1,0 +1,32 @@
+"""Generators and discriminators, built from fused layers, with torch's own checkpoint keys."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ganfast.models._gan import GAN
+from ganfast.models.dcgan import dcgan
+from ganfast.models.mlp_gan import mlp_gan
+
+__all__ = ["BUILDERS", "GAN", "build", "dcgan", "mlp_gan"]
+
+BUILDERS: dict[str, Callable[..., GAN]] = {"dcgan": dcgan, "mlp": mlp_gan}
+
+
+def build(name: str, **options: Any) -> GAN:
+    """Build the generator and discriminator registered under a name.
+
+    Args:
+        name: a key of ``BUILDERS``.
+        options: the builder's own, such as ``image_size``, ``channels``, ``width`` and ``latent``.
+
+    Raises:
+        ValueError: if no model has this name, or an option's value is not allowed.
+
+    Example:
+        >>> from ganfast import models
+        >>> models.build("dcgan", image_size=32, channels=1, width=8).image_shape
+        (1, 32, 32)
+    """
+    if name not in BUILDERS:
+        raise ValueError(f"no model is named {name!r}; known models: {', '.join(sorted(BUILDERS))}")
+    return BUILDERS[name](**options)

@@ -1,0 +1,23 @@
+"""Train a GAN: data, one step, and the loop around it with its files."""
+
+from ganfast.training.batches import Batches
+from ganfast.training.checkpoints import load_checkpoint, load_newest, save_checkpoint
+from ganfast.training.data import ImageData, load_images
+from ganfast.training.errors import CheckpointError, DataError
+from ganfast.training.step import GANStep, StepResult
+from ganfast.training.trainer import Trainer, TrainingOptions
+
+__all__ = [
+    "Batches",
+    "CheckpointError",
+    "DataError",
+    "GANStep",
+    "ImageData",
+    "StepResult",
+    "Trainer",
+    "TrainingOptions",
+    "load_checkpoint",
+    "load_images",
+    "load_newest",
+    "save_checkpoint",
+]

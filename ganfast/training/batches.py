@@ -1,0 +1,102 @@
+"""Shuffled batches of images, in an order that a saved state continues exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganfast.training.data import ImageData
+from ganfast.training.errors import DataError
+
+__all__ = ["Batches", "as_float"]
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Map bytes 0..255 to float32 in [-1, 1], the range of a generator's tanh."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+class Batches:
+    """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, for ever.
+
+    Every epoch has its own order; images that do not fill a last batch wait for the next epoch.
+    The order depends on the seed alone.
+
+    Args:
+        data: the images; kept on ``device`` as bytes.
+        batch_size: images a batch.
+        seed: of the order.
+        device: where batches are made.
+
+    Raises:
+        DataError: if the batch size is not positive or there are fewer images than one batch.
+
+    Example:
+        >>> from ganfast.training import Batches, load_images
+        >>> batches = Batches(load_images("digits"), batch_size=64)
+        >>> next(batches).shape, batches.batches_per_epoch
+        (torch.Size([64, 1, 32, 32]), 28)
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if batch_size < 1:
+            raise DataError(f"batch size must be positive, got {batch_size}")
+        if batch_size > len(data):
+            raise DataError(
+                f"batch size {batch_size} is larger than {data.name}, which has {len(data)} images"
+            )
+        self.batch_size = batch_size
+        self.batches_per_epoch = len(data) // batch_size
+        self._images = data.images.to(device)
+        self._rng = torch.Generator().manual_seed(seed)
+        self._begin_epoch()
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self._position == self.batches_per_epoch:
+            self._begin_epoch()
+        start = self._position * self.batch_size
+        self._position += 1
+        return as_float(self._images[self._order[start : start + self.batch_size]])
+
+    def _begin_epoch(self) -> None:
+        self._rng_at_epoch_start = self._rng.get_state()
+        order = torch.randperm(len(self._images), generator=self._rng)
+        self._order = order.to(self._images.device)
+        self._position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the order, as tensors and numbers."""
+        return {
+            "rng": self._rng_at_epoch_start,
+            "position": self._position,
+            "images": len(self._images),
+            "batch_size": self.batch_size,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken.
+
+        Raises:
+            DataError: if it was taken with another number of images or another batch size.
+        """
+        for name, current in (("images", len(self._images)), ("batch_size", self.batch_size)):
+            if state[name] != current:
+                raise DataError(
+                    f"cannot continue the saved order: it was drawn with {name} = {state[name]}, "
+                    f"now {name} = {current}"
+                )
+        self._rng.set_state(state["rng"])
+        self._begin_epoch()
+        self._position = state["position"]

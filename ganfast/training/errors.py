@@ -1,0 +1,17 @@
+"""What a user's data, checkpoints or output folder can get wrong."""
+
+__all__ = ["CheckpointError", "DataError", "first_line"]
+
+
+class DataError(ValueError):
+    """Images that cannot be used; the message says what was given and what to do."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or of another kind; the message names it."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,47 @@
+"""The pictures a training run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["plot_losses", "save_grid"]
+
+CELL_PIXELS = 64  # smaller images are enlarged to about this side
+COLUMNS = 8
+
+
+def save_grid(images: Tensor, path: Path) -> None:
+    """Save images ``[N, C, H, W]`` in [-1, 1] as a PNG, eight a row, enlarged pixel by pixel."""
+    from torchvision.utils import save_image
+
+    scale = max(1, round(CELL_PIXELS / images.shape[-1]))
+    enlarged = functional.interpolate(images.float(), scale_factor=scale, mode="nearest")
+    save_image(
+        enlarged, path, nrow=COLUMNS, padding=4, normalize=True, value_range=(-1, 1), pad_value=0.5
+    )
+
+
+def plot_losses(columns: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Plot losses and scores against the step, from the columns of ``metrics.csv``."""
+    # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
+    losses, scores = figure.subplots(2, 1, sharex=True)
+    steps = columns["step"]
+    losses.plot(steps, columns["d_loss"], label="discriminator")
+    losses.plot(steps, columns["g_loss"], label="generator")
+    losses.set_ylabel("loss (nats)")
+    scores.plot(steps, columns["real_score"], label="real images")
+    scores.plot(steps, columns["fake_score"], label="generated images")
+    scores.set_ylabel("mean probability of being real")
+    scores.set_ylim(0, 1)
+    scores.set_xlabel("training step")
+    for axes in (losses, scores):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path)

@@ -1,0 +1,247 @@
+"""The training loop and the files it leaves in its folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganfast.models import GAN
+from ganfast.training.batches import Batches
+from ganfast.training.checkpoints import save_checkpoint
+from ganfast.training.data import ImageData
+from ganfast.training.errors import CheckpointError, DataError
+from ganfast.training.figures import plot_losses, save_grid
+from ganfast.training.metrics import MetricsFile
+from ganfast.training.step import GANStep, StepResult
+
+__all__ = ["Trainer", "TrainingOptions"]
+
+SAMPLES = 64  # an 8x8 grid
+WRITTEN = ("checkpoint-*.pt", "metrics.csv", "samples*.png", "losses.png")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How long to train, how fast, and how often to write.
+
+    Learning rate and betas are those of Adam in both networks; their defaults are those of
+    Radford et al. 2015, section 3. The ``_every`` options count steps.
+    """
+
+    steps: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 500
+    checkpoint_every: int = 500
+
+
+class Trainer:
+    """Train a GAN on images, measuring, drawing and saving along the way.
+
+    Below ``out`` it writes ``metrics.csv``, ``losses.png``, ``samples-000500.png`` and the like,
+    ``samples.png`` at the end, and checkpoints from which a run continues as if it had never
+    stopped: on a CPU, with the same bits. Noise comes from torch's global generator, and ``seed``
+    sets the order of the images; call ``torch.manual_seed`` before building the models to repeat a
+    whole run.
+
+    Args:
+        gan: the models to train, moved to ``device``.
+        data: images of the shape ``gan.image_shape``.
+        options: the length of the training, optimiser settings and intervals.
+        out: folder for what is written; made if missing.
+        device: where to train.
+        configuration: numbers, strings, lists and dicts kept in every checkpoint, such as what is
+            needed to build the models again.
+
+    Raises:
+        DataError: if the images do not have the model's shape or do not fill one batch.
+        OSError: if ``out`` cannot be made or written to.
+
+    Example:
+        >>> import tempfile
+        >>> from ganfast.models import dcgan
+        >>> from ganfast.training import Trainer, TrainingOptions, load_images
+        >>> data = load_images("digits", image_size=16)
+        >>> gan = dcgan(image_size=16, channels=1, width=8)
+        >>> trainer = Trainer(gan, data, TrainingOptions(steps=2), out=tempfile.mkdtemp())
+        >>> trainer.run()
+        True
+    """
+
+    def __init__(
+        self,
+        gan: GAN,
+        data: ImageData,
+        options: TrainingOptions,
+        *,
+        out: str | Path,
+        device: torch.device | str = "cpu",
+        configuration: Mapping[str, Any] | None = None,
+    ) -> None:
+        if data.image_shape != gan.image_shape:
+            raise DataError(
+                f"{data.name} has images [C, H, W] = {list(data.image_shape)}, "
+                f"the model makes {list(gan.image_shape)}"
+            )
+        self.options = options
+        self.device = torch.device(device)
+        self.configuration = dict(configuration or {})
+        self.generator = gan.generator.to(self.device)
+        self.discriminator = gan.discriminator.to(self.device)
+        self.optimizer_g = self._adam(self.generator)
+        self.optimizer_d = self._adam(self.discriminator)
+        self.batches = Batches(data, options.batch_size, seed=options.seed, device=self.device)
+        self.train_step = GANStep(
+            self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, gan.latent
+        )
+        self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
+        self.step = 0
+        self.out = Path(out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.metrics = MetricsFile(self.out / "metrics.csv")
+        self._stop_requested = False
+        self._resumed = False
+
+    def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
+        return torch.optim.Adam(model.parameters(), self.options.learning_rate, self.options.betas)
+
+    def run(self) -> bool:
+        """Train up to ``options.steps`` and return True, or False if ``stop`` ended it earlier.
+
+        A folder that already holds a run keeps it: unless this trainer resumed from it, its files
+        are moved to a folder ``earlier-1`` beside the new ones.
+
+        Raises:
+            OSError: if a file cannot be written.
+        """
+        from tqdm import tqdm
+
+        if not self._resumed:
+            self._set_aside_earlier_run()
+        self.metrics.truncate(self.step)
+        self._begin_interval()
+        saved_step = self.step if self._resumed else None
+        batch_size = self.options.batch_size
+        with tqdm(
+            total=self.options.steps * batch_size,
+            initial=self.step * batch_size,
+            unit=" images",
+            unit_scale=True,
+            disable=None,  # silent unless standard error is a terminal
+        ) as progress:
+            while self.step < self.options.steps and not self._stop_requested:
+                result = self.train_step(next(self.batches))
+                self.step += 1
+                progress.update(batch_size)
+                if self._due(self.options.log_every):
+                    progress.set_postfix(self._log(result), refresh=False)
+                if self._due(self.options.sample_every):
+                    self.save_samples(f"samples-{self.step:06d}.png")
+                if self._due(self.options.checkpoint_every):
+                    self.save()
+                    saved_step = self.step
+        if saved_step != self.step:
+            self.save()
+        self.save_samples("samples.png")
+        plot_losses(self.metrics.columns(), self.out / "losses.png")
+        return self.step >= self.options.steps
+
+    def stop(self) -> None:
+        """Ask ``run`` to end after the step it is in; safe to call from a signal handler."""
+        self._stop_requested = True
+
+    def _due(self, interval: int) -> bool:
+        return self.step % interval == 0
+
+    def _begin_interval(self) -> None:
+        self._interval_start = time.perf_counter()
+        self._interval_start_step = self.step
+
+    def _log(self, result: StepResult) -> dict[str, float]:
+        """Write one row of ``metrics.csv``; the only place where the loop waits for the device."""
+        measured = {name: value.item() for name, value in result._asdict().items()}
+        elapsed = time.perf_counter() - self._interval_start
+        images = (self.step - self._interval_start_step) * self.options.batch_size
+        self.metrics.append(
+            {"step": self.step, **measured, "images_per_second": round(images / elapsed, 1)}
+        )
+        self._begin_interval()
+        return measured
+
+    @torch.no_grad()
+    def sample(self, noise: Tensor) -> Tensor:
+        """Generate images ``[N, C, H, W]`` in [-1, 1] with running statistics."""
+        was_training = self.generator.training
+        self.generator.eval()
+        try:
+            images: Tensor = self.generator(noise)
+        finally:
+            self.generator.train(was_training)
+        return images
+
+    def save_samples(self, name: str) -> None:
+        """Draw the generator's images of the run's fixed noise, always the same 64."""
+        save_grid(self.sample(self.fixed_noise).cpu(), self.out / name)
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything the rest of the run depends on."""
+        cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        state = {
+            "configuration": self.configuration,
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer_g": self.optimizer_g.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict(),
+            "batches": self.batches.state_dict(),
+            "fixed_noise": self.fixed_noise,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda_rng,
+        }
+        return save_checkpoint(self.out, self.step, state)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint, as ``load_newest`` or ``load_checkpoint`` returns it.
+
+        Raises:
+            CheckpointError: if it belongs to other models, other data or a longer run.
+        """
+        if state["step"] > self.options.steps:
+            raise CheckpointError(
+                f"the checkpoint is at step {state['step']}, beyond the {self.options.steps} "
+                "steps asked for"
+            )
+        try:
+            self.generator.load_state_dict(state["generator"])
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.optimizer_g.load_state_dict(state["optimizer_g"])
+            self.optimizer_d.load_state_dict(state["optimizer_d"])
+            self.batches.load_state_dict(state["batches"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
+        self.fixed_noise = state["fixed_noise"].to(self.device)
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        self.step = state["step"]
+        self._resumed = True
+
+    def _set_aside_earlier_run(self) -> None:
+        files = [file for pattern in WRITTEN for file in self.out.glob(pattern)]
+        if not files:
+            return
+        number = 1
+        while (self.out / f"earlier-{number}").exists():
+            number += 1
+        folder = self.out / f"earlier-{number}"
+        folder.mkdir()
+        for file in files:
+            file.rename(folder / file.name)

@@ -1,0 +1,275 @@
+"""``ganfast train``: what it writes, what it refuses and how, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+for package in ("torchvision", "matplotlib", "tqdm"):
+    pytest.importorskip(package)
+Image = pytest.importorskip("PIL.Image")
+
+from ganfast.cli import main  # noqa: E402
+from ganfast.training import load_newest  # noqa: E402
+
+TINY = ["--image-size", "16", "--width", "4", "--latent", "6", "--batch-size", "8"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", x=pixels)
+    return f"npz:{tmp_path / 'images.npz'}"
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command that must fail, and return its one line on standard error."""
+
+    def run(*words: str | Path) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("ganfast: error: ")
+        return lines[0]
+
+    return run
+
+
+def train(data: str, out: Path, *words: str) -> int:
+    return main(["train", "--data", data, "--out", str(out), *TINY, *words])
+
+
+@pytest.mark.parametrize("model", ["dcgan", "mlp"])
+def test_trains_and_says_where_the_samples_are(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    out = tmp_path / "run"
+    assert train(data, out, "--steps", "3", "--log-every", "1", "--model", model) == 0
+    printed = capsys.readouterr()
+    assert f"training {model} on {data}: 40 images of 1x16x16, 3 steps of 8" in printed.out
+    assert str(out / "samples.png") in printed.out
+    assert printed.err == ""
+    assert len((out / "metrics.csv").read_text().splitlines()) == 4
+    state = load_newest(out)[1]
+    options = {"image_size": 16, "channels": 1, "width": 4, "latent": 6}
+    assert state["configuration"]["model"] == {"name": model, "options": options}
+
+
+def test_epochs_count_whole_batches(data: str, tmp_path: Path) -> None:
+    assert train(data, tmp_path / "run", "--epochs", "2", "--batch-size", "16") == 0
+    assert load_newest(tmp_path / "run")[1]["step"] == 4  # 40 images are two batches of 16
+
+
+def test_options_reach_the_training(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--steps", "4", "--lr", "0.01", "--betas", "0", "0.9", "--seed", "5"]
+    words += ["--sample-every", "2", "--checkpoint-every", "3", "--channels", "3"]
+    assert train(data, out, *words) == 0
+    state = load_newest(out)[1]
+    assert state["optimizer_g"]["param_groups"][0]["lr"] == 0.01
+    assert state["optimizer_d"]["param_groups"][0]["betas"] == (0.0, 0.9)
+    assert state["generator"]["main.6.weight"].shape[1] == 3
+    assert {p.name for p in out.glob("samples-*")} == {"samples-000002.png", "samples-000004.png"}
+    assert {p.name for p in out.glob("*.pt")} == {
+        "checkpoint-00000003.pt",
+        "checkpoint-00000004.pt",
+    }
+
+
+def test_the_seed_decides_everything(data: str, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert train(data, tmp_path / name, "--steps", "2", "--seed", seed) == 0
+        torch.rand(3)
+    a, b, c = (load_newest(tmp_path / name)[1]["generator"] for name in "abc")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not torch.equal(a["main.0.weight"], c["main.0.weight"])
+
+
+def test_resume_needs_no_other_option_and_gives_the_same_bits(data: str, tmp_path: Path) -> None:
+    every = ["--log-every", "2", "--seed", "3"]
+    assert train(data, tmp_path / "whole", "--steps", "7", *every) == 0
+    assert train(data, tmp_path / "cut", "--steps", "4", *every) == 0
+    assert main(["train", "--resume", "--out", str(tmp_path / "cut"), "--steps", "7"]) == 0
+    whole, cut = (load_newest(tmp_path / name)[1] for name in ("whole", "cut"))
+    assert cut["configuration"] == whole["configuration"]
+    for part in ("generator", "discriminator"):
+        assert all(torch.equal(whole[part][key], cut[part][key]) for key in whole[part])
+    steps = [
+        [line.split(",")[:-1] for line in (tmp_path / name / "metrics.csv").read_text().split()]
+        for name in ("whole", "cut")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_resume_of_a_finished_run_changes_nothing(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(data, out, "--steps", "2")
+    before = {p.name: p.read_bytes() for p in out.glob("*.pt")}
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert {p.name: p.read_bytes() for p in out.glob("*.pt")} == before
+
+
+def test_resume_refuses_contradictions(data: str, tmp_path: Path, fails: Any) -> None:
+    out = tmp_path / "run"
+    train(data, out, "--steps", "2")
+    message = fails("train", "--resume", "--out", out, "--width", "8")
+    assert "--width 8 contradicts the run being resumed, which has 4" in message
+    assert "--batch-size 4 contradicts" in fails(
+        "train", "--resume", "--out", out, "--batch-size", "4"
+    )
+    assert "step 2, beyond the 1 steps" in fails("train", "--resume", "--out", out, "--steps", "1")
+    assert main(["train", "--resume", "--out", str(out), "--width", "4"]) == 0
+
+
+def test_resume_skips_a_truncated_checkpoint(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Any
+) -> None:
+    out = tmp_path / "run"
+    train(data, out, "--steps", "4", "--checkpoint-every", "2")
+    newest = out / "checkpoint-00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "ganfast: warning: skipped a checkpoint" in printed.err
+    assert newest.name in printed.err
+    assert "checkpoint-00000002.pt" in printed.out
+    for file in out.glob("*.pt"):
+        file.write_bytes(file.read_bytes()[:1000])
+    assert newest.name in fails("train", "--resume", "--out", out)
+    for file in out.glob("*.pt"):
+        file.unlink()
+    assert "holds no checkpoint" in fails("train", "--resume", "--out", out)
+
+
+def test_bad_data(tmp_path: Path, fails: Any) -> None:
+    out = ["--out", tmp_path / "run", *TINY]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "one.png").write_bytes(b"no image")
+    for spec, message in (
+        ("imagenet", "unknown data 'imagenet'; known: digits"),
+        ("mnist", "--download"),
+        (f"folder:{tmp_path / 'absent'}", "absent is not a folder"),
+        (f"folder:{tmp_path / 'empty'}", "empty holds no images"),
+        (f"folder:{tmp_path / 'broken'}", "one.png cannot be read as an image"),
+        (f"npz:{tmp_path / 'absent'}", "no such file"),
+    ):
+        assert message in fails("train", "--data", spec, "--root", tmp_path, *out)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image-size", "20"], "image_size must be one of 16, 32, 64, 128, 256, got 20"),
+        (["--image-size", "0"], "argument --image-size: must be a positive integer, got '0'"),
+        (["--batch-size", "41"], "batch size 41 is larger than"),
+        (["--batch-size", "-8"], "must be a positive integer, got '-8'"),
+        (["--steps", "0"], "must be a positive integer"),
+        (["--epochs", "1.5"], "must be a positive integer, got '1.5'"),
+        (["--steps", "5", "--epochs", "5"], "not allowed with argument"),
+        (["--lr", "0"], "--lr: must be a positive number, got '0'"),
+        (["--lr", "nan"], "must be a positive number, got 'nan'"),
+        (["--lr", "inf"], "must be a positive number, got 'inf'"),
+        (["--betas", "0.5", "1"], "must be at least 0 and below 1, got '1'"),
+        (["--betas", "0.5"], "expected 2 arguments"),
+        (["--log-every", "0"], "must be a positive integer"),
+        (["--seed", "-1"], "must be an integer from 0"),
+        (["--model", "biggan"], "invalid choice: 'biggan'"),
+        (["--channels", "2"], "invalid choice: 2"),
+        (["--device", "abacus"], "--device abacus is not available"),
+        (["--device", "meta"], "--device meta is not available"),
+        (["--device", "cuda:77"], "--device cuda:77 is not available"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_bad_options(data: str, tmp_path: Path, fails: Any, words: list[str], message: str) -> None:
+    assert message in fails("train", "--data", data, "--out", tmp_path / "run", *TINY, *words)
+
+
+def test_no_or_unknown_command(fails: Any) -> None:
+    assert "COMMAND" in fails()
+    assert "invalid choice: 'dance'" in fails("dance")
+
+
+def test_an_output_folder_that_cannot_be_written(data: str, tmp_path: Path, fails: Any) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        message = fails("train", "--data", data, "--out", out, *TINY, "--steps", "1")
+        assert f"cannot write to --out {out}" in message
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write")
+def test_a_read_only_output_folder(data: str, tmp_path: Path, fails: Any) -> None:
+    out = tmp_path / "locked"
+    out.mkdir()
+    out.chmod(0o500)
+    message = fails("train", "--data", data, "--out", out, *TINY, "--steps", "1")
+    assert "cannot write to --out" in message
+
+
+def test_a_disk_that_fills_up(
+    data: str, tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    message = fails("train", "--data", data, "--out", tmp_path / "run", *TINY, "--steps", "1")
+    assert "No space left on device" in message
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "torchvision", "tqdm"])
+def test_a_missing_package_is_named_before_training(
+    data: str, tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    message = fails("train", "--data", data, "--out", tmp_path / "run", *TINY)
+    assert f"{package} is not installed; it comes with: pip install ganfast[train]" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_lists_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0.0005" in text
+    assert "fashion-mnist" in text
+
+
+def test_ctrl_c_saves_and_the_run_can_go_on(data: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "ganfast", "train", "--out", str(out)]
+    words = ["--data", data, *TINY, "--steps", "1000000", "--log-every", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    ) as process:
+        metrics = out / "metrics.csv"
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    text = stderr.decode()
+    assert process.returncode == 130
+    assert "Traceback" not in text
+    state = load_newest(out)[1]
+    assert f"interrupted; saved a checkpoint at step {state['step']}" in text
+    further = str(state["step"] + 2)
+    assert main(["train", "--resume", "--out", str(out), "--steps", further]) == 0
+    steps = [int(line.split(",")[0]) for line in metrics.read_text().splitlines()[1:]]
+    assert steps == list(range(1, state["step"] + 3))
