@@ -19,10 +19,12 @@ ifeq ($(VENV),system)
 PY := $(PYTHON)
 STATE := build
 PACKAGES :=
+PROJECT := . --no-deps
 else
 PY := $(VENV)/bin/python
 STATE := $(VENV)
 PACKAGES := $(STATE)/.packages
+PROJECT := ".[train,apps,bench,dev]"
 endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
@@ -38,11 +40,11 @@ $(PACKAGES): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
 	    "ganfast needs Python 3.10 or newer, this is " + sys.version + "; name one: make PYTHON=...")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet "setuptools>=77" packaging ninja torch torchvision
+	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" packaging ninja torch torchvision
 	touch $@
 
 $(BUILT): $(PACKAGES) $(SOURCES)
-	$(PY) -m pip install --quiet --no-build-isolation $(if $(PACKAGES),-e ".[train,apps,bench,dev]",--no-deps -e .)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e $(PROJECT)
 	@mkdir -p $(STATE) && rm -f $(STATE)/.built-* && touch $@
 
 demo: $(BUILT)
