@@ -40,7 +40,7 @@ $(PACKAGES): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
 	    "ganfast needs Python 3.10 or newer, this is " + sys.version + "; name one: make PYTHON=...")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" packaging ninja torch torchvision
+	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=70.1" packaging ninja torch torchvision
 	touch $@
 
 $(BUILT): $(PACKAGES) $(SOURCES)
