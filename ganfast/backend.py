@@ -6,6 +6,7 @@ module shows the choice and can put the eager kernels in front of the others.
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 
 import torch
@@ -95,9 +96,11 @@ def use(name: str) -> BackendChoice:
             choice.undo()
         return BackendChoice(None)
     override = Library(_library.NAMESPACE, "IMPL")
-    for op, kernel in _library.eager_kernels.items():
-        for key in _DISPATCH_KEYS.values():
-            override.impl(op, kernel, key, allow_override=True)
+    with warnings.catch_warnings():  # torch before 2.15 or so warns in spite of allow_override
+        warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+        for op, kernel in _library.eager_kernels.items():
+            for key in _DISPATCH_KEYS.values():
+                override.impl(op, kernel, key, allow_override=True)
     choice = BackendChoice(override)
     _choices.append(choice)
     return choice
