@@ -50,6 +50,7 @@ except RuntimeError as error:
     assert "pip install --no-build-isolation" in said
 
 
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 def test_use_changes_who_serves_and_ends_with_the_block():
     if "native" not in backend.available("cpu"):
         missing("native", backend.explain("cpu"))

@@ -347,6 +347,23 @@ def test_bits_do_not_depend_on_threads(shape):
         assert torch.equal(many[name], one[name]), name
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_uninitialised_memory_is_never_read(backend, device, channels_last):
+    layer, x, dy = make((5, 7, 6, 5), device, activation="relu", momentum=0.0)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    plain = run(layer, x, dy)
+    layer.zero_grad()
+    torch.use_deterministic_algorithms(True)  # torch.empty then fills with NaN
+    try:
+        assert torch.empty(4).isnan().all()
+        filled = run(layer, x, dy)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name in ("y", "dx", "dweight", "dbias", "running_mean", "running_var"):
+        assert torch.equal(plain[name], filled[name]), name
+
+
 def test_two_python_twins_of_autograd_agree(device):
     """The Python autograd functions are used without the extension; here beside it."""
     from ganfast.ops import batch_norm_act as op

@@ -5,6 +5,8 @@ Arguments and results are those of the schemas in this folder's ``__init__``.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -33,34 +35,37 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
     _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    dtype = accumulation_dtype(x)
-    weight, bias = _to(weight, dtype), _to(bias, dtype)
+    weight, bias = (_to(vector, accumulation_dtype(x)) for vector in (weight, bias))
     act = ACTIVATIONS[activation].apply
-    u = x.to(dtype).contiguous(memory_format=suggest_memory_format(x))
+    u = _chunked(x, x, splits)
     if order == "act_norm":
         u = act(u, negative_slope)
     normalised, stats = [], []
-    for chunk in u.chunk(splits) if splits > 1 else (u,):
+    for chunk in u:
         # With momentum 1 torch leaves this batch's mean and unbiased variance in the buffers.
         mean, unbiased_var = chunk.new_zeros(x.shape[1]), chunk.new_zeros(x.shape[1])
         if x.numel() == 0:
             z, save_mean, rstd = chunk, mean, unbiased_var
         else:
             z, save_mean, rstd = torch.native_batch_norm(
-                chunk, weight, bias, mean, unbiased_var, True, 1.0, eps
+                _for_torch(chunk), weight, bias, mean, unbiased_var, True, 1.0, eps
             )
-        normalised.append(z)
+        normalised.append(z.reshape(chunk.shape))
         stats.append(_stats(save_mean, rstd, weight, bias))
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
         if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
             continue
-        step = 1.0 / num_batches_tracked if momentum is None else momentum  # type: ignore[operator]
+        if momentum is None:
+            assert num_batches_tracked is not None  # functional.batch_norm_act has checked
+            step: Tensor | float = num_batches_tracked.to(u.dtype).reciprocal()
+        else:
+            step = momentum
         _follow(running_mean, mean, step)
         _follow(running_var, unbiased_var, step)
-    z = torch.cat(normalised) if splits > 1 else normalised[0]
+    z = torch.stack(normalised) if splits > 1 else normalised[0].unsqueeze(0)
     y = act(z, negative_slope) if order == "norm_act" else z
-    return _like(y, x), torch.stack(stats)
+    return _restored(y, x), torch.stack(stats)
 
 
 def evaluate(
@@ -78,16 +83,16 @@ def evaluate(
     _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     weight, bias = _to(weight, dtype), _to(bias, dtype)
-    mean = running_mean.to(dtype)
-    rstd = (running_var.to(dtype) + eps).rsqrt()
+    mean, var = running_mean.to(dtype), running_var.to(dtype)
     act = ACTIVATIONS[activation].apply
-    u = x.to(dtype).contiguous(memory_format=suggest_memory_format(x))
+    u = _chunked(x, x, 1)
     if order == "act_norm":
         u = act(u, negative_slope)
-    y = torch.native_batch_norm(u, weight, bias, mean, running_var.to(dtype), False, 0.0, eps)[0]
-    if order == "norm_act":
-        y = act(y, negative_slope)
-    return _like(y, x), _stats(mean, rstd, weight, bias).unsqueeze(0)
+    if x.numel():
+        z = torch.native_batch_norm(_for_torch(u[0]), weight, bias, mean, var, False, 0.0, eps)[0]
+        u = z.reshape(u.shape)
+    y = act(u, negative_slope) if order == "norm_act" else u
+    return _restored(y, x), _stats(mean, (var + eps).rsqrt(), weight, bias).unsqueeze(0)
 
 
 def backward(
@@ -104,10 +109,10 @@ def backward(
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
-    gate = ACTIVATIONS[activation].gate
     act, gate = ACTIVATIONS[activation].apply, ACTIVATIONS[activation].gate
-    mean, rstd, scale, shift = _per_channel(stats, x)
-    xs, g = _chunked(x, stats), _chunked(dy, stats)
+    splits = stats.shape[0]
+    mean, rstd, scale, shift = _per_channel(stats)
+    xs, g = _chunked(x, x, splits), _chunked(dy, x, splits)
     if order == "norm_act":
         u, g = xs, gate(g, torch.addcmul(shift, xs, scale), negative_slope)
     else:
@@ -117,27 +122,27 @@ def backward(
         mask = [need_dx, need_affine, need_affine]
         chunks = [
             torch.ops.aten.native_batch_norm_backward.default(
-                g[k], u[k], weight, None, None, stats[k, 0], stats[k, 1], True, eps, mask
+                *(_for_torch(t[k]) for t in (g, u)),
+                *(weight, None, None, stats[k, 0], stats[k, 1], True, eps, mask),
             )
-            for k in range(stats.shape[0])
+            for k in range(splits)
         ]
-        du = torch.stack([chunk[0] for chunk in chunks]) if need_dx else x.new_empty(0)
+        du = torch.stack([chunk[0].reshape(u.shape[1:]) for chunk in chunks]) if need_dx else u
         dweight, dbias = (
-            torch.stack([chunk[i] for chunk in chunks]).sum(0)
-            if need_affine
-            else stats.new_empty(0)
+            torch.stack([chunk[i] for chunk in chunks]).sum(0) if need_affine else None
             for i in (1, 2)
         )
     else:
         du = g * scale
-        dims = _reduced_dims(u)
-        dbias = g.sum(dims).sum(0) if need_affine else stats.new_empty(0)
-        dweight = (g * (u - mean) * rstd).sum(dims).sum(0) if need_affine else stats.new_empty(0)
-    if not need_dx:
-        return x.new_empty(0), dweight, dbias
+        dbias = g.sum((0, 1, 3)) if need_affine else None
+        dweight = (g * (u - mean) * rstd).sum((0, 1, 3)) if need_affine else None
     if order == "act_norm":
         du = gate(du, xs, negative_slope)
-    return _like(du.reshape(x.shape), x), dweight, dbias
+    return (
+        _restored(du, x) if need_dx else x.new_empty(0),
+        dweight if dweight is not None else stats.new_empty(0),
+        dbias if dbias is not None else stats.new_empty(0),
+    )
 
 
 def double_backward(
@@ -167,15 +172,11 @@ def double_backward(
 
     In evaluation the statistics are constants: every mean above, and the last term, is 0.
     """
-    terms = _chunked(x, stats), _chunked(dy, stats)
-    d_dy, d_x, d_weight = _double_backward(
-        ddx, ddweight, ddbias, *terms, weight, stats, training, activation, negative_slope, order
-    )
-    return (
-        _like(d_dy.reshape(x.shape), x).to(dy.dtype),
-        _like(d_x.reshape(x.shape), x),
-        d_weight,
-    )
+    splits = stats.shape[0]
+    v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
+    terms = v, ddweight, ddbias, g, _chunked(x, x, splits), weight, stats
+    d_dy, d_x, d_weight = _double_backward(*terms, training, activation, negative_slope, order)
+    return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
 def double_backward_differentiable(
@@ -197,27 +198,28 @@ def double_backward_differentiable(
     The statistics are computed again from x, because they are functions of it; only the mask
     comes from the saved ones, being constant almost everywhere.
     """
-    xs, g = _chunked(x, stats), _chunked(dy, stats)
+    splits = stats.shape[0]
+    xs = _chunked(x, x, splits)
+    v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
         u = ACTIVATIONS[activation].apply(xs, negative_slope) if order == "act_norm" else xs
-        dims = _reduced_dims(u)
-        live_mean = u.mean(dims, keepdim=True)
-        var = (u - live_mean).square().mean(dims, keepdim=True)
-        mean, rstd = (t.reshape(scale.shape) for t in (live_mean, (var + eps).rsqrt()))
+        live_mean = u.mean((1, 3), keepdim=True)
+        var = (u - live_mean).square().mean((1, 3))
+        mean, rstd = live_mean.reshape(scale.shape), (var + eps).rsqrt()
     live = torch.stack((mean, rstd, scale, shift), dim=1)
     d_dy, d_x, d_weight = _double_backward(
-        ddx, ddweight, ddbias, xs, g, weight, live, training, activation, negative_slope, order
+        v, ddweight, ddbias, g, xs, weight, live, training, activation, negative_slope, order
     )
-    return d_dy.reshape(x.shape).to(dy.dtype), d_x.reshape(x.shape).to(x.dtype), d_weight
+    return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
 def _double_backward(
-    ddx: Tensor | None,
+    v: Tensor | None,
     ddweight: Tensor | None,
     ddbias: Tensor | None,
+    g: Tensor | None,
     xs: Tensor,
-    g: Tensor,
     weight: Tensor | None,
     stats: Tensor,
     training: bool,
@@ -225,22 +227,24 @@ def _double_backward(
     negative_slope: float,
     order: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Evaluate the formulas on tensors of shape (splits, n, C, P)."""
+    assert g is not None
     gate = ACTIVATIONS[activation].gate
-    channel = (1, 1, -1) + (1,) * (xs.dim() - 3)
-    mean, rstd, scale, shift = _per_channel(stats, xs[0])
-    w = 1.0 if weight is None else weight.to(stats.dtype).reshape(channel)
-    p = 0.0 if ddweight is None else ddweight.to(stats.dtype).reshape(channel)
-    q = 0.0 if ddbias is None else ddbias.to(stats.dtype).reshape(channel)
-    v = torch.zeros_like(xs) if ddx is None else _chunked(ddx, stats)
+    mean, rstd, scale, shift = _per_channel(stats)
+    w, p, q = (
+        default if vector is None else vector.to(stats.dtype).reshape(1, 1, -1, 1)
+        for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
+    )
+    v = torch.zeros_like(xs) if v is None else v
     z = xs * scale + shift
     if order == "norm_act":
         u, g = xs, gate(g, z, negative_slope)
     else:
         u, v = ACTIVATIONS[activation].apply(xs, negative_slope), gate(v, xs, negative_slope)
     h = (u - mean) * rstd
-    dims = _reduced_dims(u)
+    dims = (1, 3)
     if training:
-        count = _values_per_channel(u)
+        count = u.shape[1] * u.shape[3]
         mean_v, mean_g = v.mean(dims, keepdim=True), g.mean(dims, keepdim=True)
         mean_vh, mean_gh = (v * h).mean(dims, keepdim=True), (g * h).mean(dims, keepdim=True)
         s = (v * g).sum(dims, keepdim=True) - count * (mean_v * mean_g + mean_vh * mean_gh)
@@ -280,10 +284,6 @@ def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if vector is None else vector.to(dtype)
 
 
-def _like(y: Tensor, x: Tensor) -> Tensor:
-    return y.to(x.dtype).contiguous(memory_format=suggest_memory_format(x))
-
-
 def _follow(running: Tensor | None, batch: Tensor, step: Tensor | float) -> None:
     """Move a running statistic towards this batch's, in the batch's precision."""
     if running is not None:
@@ -296,21 +296,38 @@ def _stats(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | Non
     return torch.stack((mean, rstd, scale, shift))
 
 
-def _chunked(x: Tensor, stats: Tensor) -> Tensor:
-    """View x of shape (N, C, ...) as (splits, N / splits, C, ...) in the dtype of stats."""
-    splits = stats.shape[0]
-    return x.to(stats.dtype).reshape(splits, x.shape[0] // splits, *x.shape[1:])
+def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
+    """View t, of x's shape (N, C, ...), as (splits, n, C, P) in x's memory format and arithmetic.
+
+    Contiguous: n images of P positions. Channels-last: n is 1 and P counts rows, so that no stride
+    is ambiguous: torch's CPU kernels give wrong gradients where they read one shape as two layouts
+    (seen with torch 2.15 on images of height or width 1).
+    """
+    memory_format = suggest_memory_format(x)
+    t = t.to(accumulation_dtype(x)).contiguous(memory_format=memory_format)
+    images, channels, positions = x.shape[0] // splits, x.shape[1], math.prod(x.shape[2:])
+    if memory_format == torch.contiguous_format:
+        return t.reshape(splits, images, channels, positions)
+    rows = t.movedim(1, -1).reshape(splits, images * positions, channels)
+    return rows.transpose(1, 2).unsqueeze(1)
 
 
-def _per_channel(stats: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-    """Cut stats into its four rows, each shaped to broadcast over x as ``_chunked`` gives it."""
-    shape = (stats.shape[0], 1, stats.shape[2]) + (1,) * (x.dim() - 2)
-    return tuple(row.reshape(shape) for row in stats.unbind(1))
+def _restored(chunks: Tensor, x: Tensor) -> Tensor:
+    """Undo ``_chunked``: return x's shape, dtype and memory format."""
+    memory_format = suggest_memory_format(x)
+    if memory_format == torch.contiguous_format:
+        t = chunks.reshape(x.shape)
+    else:
+        t = chunks.squeeze(1).transpose(1, 2).reshape(x.shape[0], *x.shape[2:], x.shape[1])
+        t = t.movedim(-1, 1)
+    return t.to(x.dtype).contiguous(memory_format=memory_format)
 
 
-def _reduced_dims(u: Tensor) -> tuple[int, ...]:
-    return (1, *range(3, u.dim()))
+def _for_torch(chunk: Tensor) -> Tensor:
+    """Give one chunk (n, C, P) the fourth dimension that torch's channels-last kernels look for."""
+    return chunk.unsqueeze(-1)
 
 
-def _values_per_channel(u: Tensor) -> int:
-    return u[0, :, 0].numel()
+def _per_channel(stats: Tensor) -> tuple[Tensor, ...]:
+    """Cut stats into its four rows, each of shape (splits, 1, C, 1)."""
+    return tuple(row.unsqueeze(1).unsqueeze(-1) for row in stats.unbind(1))
