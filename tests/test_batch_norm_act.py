@@ -54,7 +54,7 @@ def test_every_mode_matches_torch(backend, device, activation, order, training, 
     layer.running_mean.normal_()
     layer.running_var.uniform_(0.1, 3)
     if channels_last:
-        x = x.to(memory_format=torch.channels_last)
+        x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
     layer.train(training)
     check_layer(layer, x, dy)
 
