@@ -1,7 +1,6 @@
 // The forward ops of batch_norm_act on the CPU. The loops over elements are in cpu_kernels_impl.h,
 // the mathematics in ganfast/ops/batch_norm_act/__init__.py.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <cmath>
@@ -44,15 +43,13 @@ void update_running(const Plan& plan, const std::optional<Tensor>& running,
                     const std::vector<double>& batch, const std::vector<double>& steps,
                     double correction) {
   if (!running || !running->defined()) return;
-  const Tensor updated = at::empty({plan.channels}, running->options().dtype(at::kDouble));
-  double* values = updated.mutable_data_ptr<double>();
   for (int64_t split = 0; split < plan.splits; ++split) {
-    const std::vector<double> before = to_doubles(running, plan.channels, 0.0);
+    std::vector<double> values = to_doubles(running, plan.channels, 0.0);
     for (int64_t c = 0; c < plan.channels; ++c) {
       const double observed = batch[split * plan.channels + c] * correction;
-      values[c] = (1 - steps[split]) * before[c] + steps[split] * observed;
+      values[c] = (1 - steps[split]) * values[c] + steps[split] * observed;
     }
-    running->copy_(updated.view(running->sizes()));
+    from_doubles(*running, values);
   }
 }
 
@@ -72,7 +69,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = at::empty_like(x);
+  Tensor y = empty_output(x);
   Tensor stats = at::empty({splits, 4, C}, x.options().dtype(plan.arithmetic));
   const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
   std::vector<double> means(splits * C), vars(splits * C);
@@ -180,7 +177,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   const Plan plan(x_any, 1, activation, negative_slope, order);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = at::empty_like(x);
+  Tensor y = empty_output(x);
   Tensor stats = at::empty({1, 4, C}, x.options().dtype(plan.arithmetic));
   const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
   const std::vector<double> mean = to_doubles(running_mean, C, 0.0);

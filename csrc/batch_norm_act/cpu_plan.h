@@ -4,8 +4,15 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -26,6 +33,8 @@ inline constexpr int64_t contiguous_elements = 1024;
 // the order of additions, and so the bits of the result, must not depend on the machine's load.
 inline constexpr int64_t wanted_tasks = 32;
 inline constexpr int64_t rows_part_elements = 32768;
+inline constexpr uintptr_t page_bytes = 4096;
+inline constexpr size_t huge_page_bytes = size_t{4} << 20;
 
 inline Activation parse_activation(std::optional<std::string_view> name) {
   if (!name) return Activation::none;
@@ -184,13 +193,45 @@ void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, 
 inline const char* data(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
 inline char* mutable_data(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
 
-// A parameter or running statistic as doubles; the default where there is none.
+// A tensor like x for a kernel to fill.
+inline Tensor empty_output(const Tensor& x) {
+  Tensor y = at::empty_like(x);
+#if defined(__linux__)
+  // The C library gives blocks of this size back to the system when they are freed, so that each
+  // output is new memory, and a page fault for every 4 KB of it costs more than the arithmetic.
+  if (y.nbytes() >= huge_page_bytes) {
+    const auto begin = reinterpret_cast<uintptr_t>(y.mutable_data_ptr());
+    const uintptr_t first = (begin + page_bytes - 1) / page_bytes * page_bytes;
+    const uintptr_t last = (begin + y.nbytes()) / page_bytes * page_bytes;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return y;
+}
+
+// A parameter or running statistic as doubles; the default where there is none. The usual dtypes
+// are read in place: a dispatched conversion costs more than a small layer's whole arithmetic.
 inline std::vector<double> to_doubles(const std::optional<Tensor>& vector, int64_t channels,
                                       double standard) {
   if (!vector || !vector->defined()) return std::vector<double>(channels, standard);
+  if (vector->is_contiguous() && vector->scalar_type() == at::kFloat) {
+    const float* p = vector->const_data_ptr<float>();
+    return std::vector<double>(p, p + channels);
+  }
   const Tensor doubles = vector->to(at::kDouble).contiguous();
   const double* p = doubles.const_data_ptr<double>();
   return std::vector<double>(p, p + channels);
+}
+
+// Writes doubles into a running statistic of any dtype.
+inline void from_doubles(const Tensor& vector, const std::vector<double>& values) {
+  if (vector.is_contiguous() && vector.scalar_type() == at::kFloat) {
+    std::copy(values.begin(), values.end(), vector.mutable_data_ptr<float>());
+    return;
+  }
+  const Tensor doubles = at::empty(vector.sizes(), vector.options().dtype(at::kDouble));
+  std::copy(values.begin(), values.end(), doubles.mutable_data_ptr<double>());
+  vector.copy_(doubles);
 }
 
 // Rows of `stats`, of shape (splits, 4, C).
