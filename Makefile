@@ -54,7 +54,7 @@ demo: $(BUILT)
 test: $(BUILT) $(if $(filter system,$(VENV)),,check)
 	$(PY) -m pytest
 
-INCLUDES = $$($(PY) -c 'import sysconfig, torch.utils.cpp_extension as e; \
+INCLUDES = $$(CUDA_HOME= $(PY) -c 'import sysconfig, torch.utils.cpp_extension as e; \
     print(*(f"-isystem {p}" for p in [*e.include_paths(), sysconfig.get_path("include")]))')
 
 check: $(BUILT)
@@ -62,9 +62,9 @@ check: $(BUILT)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -type f)
-	for file in $$(find csrc -name '*.cpp'); do \
+	includes="$(INCLUDES)"; for file in $$(find csrc -name '*.cpp'); do \
 	    $${CXX:-c++} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wno-psabi -Werror \
-	        $(INCLUDES) $$file || exit 1; done
+	        $$includes $$file || exit 1; done
 
 format: $(BUILT)
 	$(PY) -m ruff check --fix-only .

@@ -11,10 +11,6 @@
 namespace ganfast {
 namespace {
 
-// A channel's values are summed about a guess of their mean. The sums are exact enough while the
-// guess is within this many variances (squared) of the mean; beyond, they are taken again.
-constexpr double trusted_distance = 3.0;
-
 void check_vector(const char* name, const std::optional<Tensor>& vector, const Tensor& x) {
   if (!vector || !vector->defined()) return;
   TORCH_CHECK(vector->numel() == x.size(1), name, " should contain ", x.size(1), " elements not ",
@@ -87,53 +83,35 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
     return c;
   };
   const auto guess = [&](int64_t split, int64_t block) {
-    Range range = plan.range(block, 0);
-    range.outer_end = plan.guess_outer;
-    plan.kernels->forward_sums(call(split, sums.of(split, 0)), range);
-    const double count = static_cast<double>(plan.guess_outer * plan.positions);
-    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-      const double mean = sums.of(split, 0)[c] / count;
-      set(plan, centers.of(split, 0), c, std::isfinite(mean) ? mean : 0.0);
-    }
-    sums.clear(split, 0, range);
+    plan.kernels->guess(call(split, nullptr), plan.range(block, 0));
   };
   const auto sum_up = [&](int64_t split, int64_t block, int64_t part) {
     if (plan.parts == 1) guess(split, block);
     plan.kernels->forward_sums(call(split, sums.of(split, part)), plan.range(block, part));
   };
-  // Returns whether the guesses were good enough, in which case means and vars are written.
-  const auto moments = [&](int64_t split, int64_t block, bool trust) {
-    const Range range = plan.range(block, 0);
-    bool good = true;
-    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-      void* center = centers.of(split, 0);
-      const double distance = sums.total(split, 0, c) / M;
-      const double square = sums.total(split, 1, c) / M;
-      const double var = square - distance * distance;
-      const double mean = get(plan, center, c) + distance;
-      if (!trust && distance * distance > trusted_distance * var && std::isfinite(mean)) {
-        set(plan, center, c, mean);
-        good = false;
-      }
-      means[split * C + c] = mean;
-      vars[split * C + c] = var < 0 ? 0 : var;  // NaN stays
-    }
-    return good;
-  };
   const auto finish = [&](int64_t split, int64_t block) {
-    if (!moments(split, block, false)) {
-      for (int64_t part = 0; part < plan.parts; ++part) {
-        const Range range = plan.range(block, part);
-        sums.clear(split, part, range);
-        plan.kernels->forward_sums(call(split, sums.of(split, part)), range);
-      }
-      moments(split, block, true);
-    }
     const Range range = plan.range(block, 0);
-    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-      const double rstd = 1 / std::sqrt(vars[split * C + c] + eps);
-      write_stats(plan, stats, split, c, means[split * C + c], rstd, w[c], b[c]);
+    Channels k{};
+    k.begin = range.channel_begin;
+    k.end = range.channel_end;
+    k.channels = C;
+    k.sums = sums.fold(split, range);
+    k.values = M;
+    k.eps = eps;
+    k.center = centers.of(split, 0);
+    k.weight = w.data();
+    k.bias = b.data();
+    k.stats = const_cast<char*>(row(plan, stats, split, row_mean));
+    k.mean = means.data() + split * C;
+    k.var = vars.data() + split * C;
+    if (plan.kernels->forward_finish(k)) return;
+    for (int64_t part = 0; part < plan.parts; ++part) {
+      sums.clear(split, part, range);
+      plan.kernels->forward_sums(call(split, sums.of(split, part)), plan.range(block, part));
     }
+    sums.fold(split, range);
+    k.take_guess = true;
+    plan.kernels->forward_finish(k);
   };
   const auto map = [&](int64_t split, int64_t block, int64_t part) {
     Call c = call(split, nullptr);

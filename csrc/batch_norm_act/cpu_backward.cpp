@@ -32,7 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
-  const Tensor dy = dy_any.to(x.scalar_type()).contiguous(plan.format);
+  const Tensor dy = laid_out_like(x, dy_any, plan.format);
   Tensor dx = need_dx ? empty_output(x) : at::empty({0}, x.options());
   Sums sums(plan, 2);
   Vectors coefficients(plan, 2);
@@ -49,12 +49,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   };
   const auto finish = [&](int64_t split, int64_t block) {
     const Range range = plan.range(block, 0);
-    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
-      const double rstd = get(plan, row(plan, stats, split, row_rstd), c);
-      const double scale = get(plan, row(plan, stats, split, row_scale), c);
-      set(plan, coefficients.of(split, 0), c, -scale * rstd * rstd * sums.total(split, 1, c) / M);
-      set(plan, coefficients.of(split, 1), c, -scale * sums.total(split, 0, c) / M);
-    }
+    Channels k{};
+    k.begin = range.channel_begin;
+    k.end = range.channel_end;
+    k.channels = C;
+    k.sums = sums.fold(split, range);
+    k.values = M;
+    k.stats = const_cast<char*>(row(plan, stats, split, row_mean));
+    k.factors = coefficients.of(split, 0);
+    plan.kernels->backward_finish(k);
   };
   const auto map = [&](int64_t split, int64_t block, int64_t part) {
     if (!need_dx) return;
@@ -77,8 +80,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   for (int64_t c = 0; c < affine_size; ++c) {
     double sum_g = 0, sum_gh = 0;
     for (int64_t split = 0; split < plan.splits; ++split) {
-      sum_g += sums.total(split, 0, c);
-      sum_gh += sums.total(split, 1, c) * get(plan, row(plan, stats, split, row_rstd), c);
+      const double* total = sums.of(split, 0);  // finish has folded the parts into it
+      sum_g += total[c];
+      sum_gh += total[C + c] * get(plan, row(plan, stats, split, row_rstd), c);
     }
     set(plan, mutable_data(dweight), c, sum_gh);
     set(plan, mutable_data(dbias), c, sum_g);
@@ -95,10 +99,9 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
-  const Tensor dy = dy_any.to(x.scalar_type()).contiguous(plan.format);
-  const Tensor ddx = ddx_any && ddx_any->defined()
-                         ? ddx_any->to(x.scalar_type()).contiguous(plan.format)
-                         : at::zeros_like(x);
+  const Tensor dy = laid_out_like(x, dy_any, plan.format);
+  const Tensor ddx =
+      ddx_any && ddx_any->defined() ? laid_out_like(x, *ddx_any, plan.format) : at::zeros_like(x);
   const std::vector<double> p = to_doubles(ddweight, C, 0.0), q = to_doubles(ddbias, C, 0.0);
   Tensor d_dy = empty_output(x), d_x = empty_output(x);
   std::vector<double> d_weight_of_split(plan.splits * C);
@@ -118,15 +121,16 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
   };
   const auto finish = [&](int64_t split, int64_t block) {
     const Range range = plan.range(block, 0);
+    const double* total = sums.fold(split, range);  // v, g, v d, g d, v g
     for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
       const double rstd = get(plan, row(plan, stats, split, row_rstd), c);
       const double scale = get(plan, row(plan, stats, split, row_scale), c);
-      double s = sums.total(split, 4, c);
+      double s = total[4 * C + c];
       double factors[5] = {rstd * p[c], q[c], 0, 0, 0};
       if (training) {
-        const double mean_v = sums.total(split, 0, c) / M, mean_g = sums.total(split, 1, c) / M;
-        const double mean_vh = rstd * sums.total(split, 2, c) / M;
-        const double mean_gh = rstd * sums.total(split, 3, c) / M;
+        const double mean_v = total[c] / M, mean_g = total[C + c] / M;
+        const double mean_vh = rstd * total[2 * C + c] / M;
+        const double mean_gh = rstd * total[3 * C + c] / M;
         s -= M * (mean_v * mean_g + mean_vh * mean_gh);
         // e = g * of_g - v * of_v, in the derivation beside the eager kernel.
         const double of_g = p[c] - scale * mean_vh, of_v = scale * mean_gh;

@@ -31,12 +31,35 @@ struct Range {
 
 using Kernel = void (*)(const Call&, const Range&);
 
+// What turns a channel's sums into the numbers that the maps need, for channels begin to end.
+// Arrays hold one value per channel; rows of sums and stats are `channels` apart. `center`, `stats`
+// and `factors` are of the arithmetic's type.
+struct Channels {
+  int64_t begin, end, channels;
+  const double* sums;  // [number of sums][channels]
+  double values;       // per channel: M
+  double eps;
+  void* center;          // forward: the guess that the values were summed about
+  const double* weight;  // forward
+  const double* bias;
+  void* stats;      // [4][channels]: written forward, read backward
+  double* mean;     // forward: for the running statistics
+  double* var;      // likewise
+  bool take_guess;  // forward: whatever its distance from the mean
+  void* factors;    // backward: written, [2][channels]
+};
+
 // The most channels a Range may span in the NC* kernels: their accumulators stay in L1.
 inline constexpr int64_t max_channel_block = 64;
 
 // The kernels of one element type, activation, order and layout.
 //                         in             vectors                                sums or out
 struct Kernels {
+  // Sets the vector `center`, vectors[0], to the mean of the range's first few values.
+  Kernel guess;
+  // Returns false, with better guesses in `center`, where the sums were taken too far off the mean.
+  bool (*forward_finish)(const Channels&);
+  void (*backward_finish)(const Channels&);
   Kernel forward_sums;       // x              center                                 d, d^2
   Kernel forward_map;        // x              scale shift                            y
   Kernel backward_sums;      // x dy           mean scale shift                       g, g d

@@ -23,8 +23,6 @@ namespace ganfast {
 
 using at::Tensor;
 
-// Values of a channel whose mean is the guess.
-inline constexpr int64_t guess_values = 16;
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
 // Contiguous elements that a task should find at a time, so that it walks whole pages.
@@ -93,7 +91,6 @@ struct Plan {
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
       outer_per_part = std::max<int64_t>(1, rows_part_elements / std::max<int64_t>(1, channels));
-      guess_outer = std::min(outer, guess_values);
     } else {
       block = std::clamp<int64_t>(contiguous_elements / positions, 1, max_channel_block);
       block = std::min(block, std::max<int64_t>(1, channels / at::get_num_threads()));
@@ -102,7 +99,6 @@ struct Plan {
       outer_per_part = (outer + parts_wanted - 1) / parts_wanted;
       const int64_t least = elements_per_thread / (channels * positions);
       outer_per_part = std::max({outer_per_part, least, int64_t{1}});
-      guess_outer = std::min(outer, (guess_values + positions - 1) / positions);
     }
     blocks = (channels + block - 1) / block;
     parts = std::max<int64_t>(1, (outer + outer_per_part - 1) / outer_per_part);
@@ -138,7 +134,6 @@ struct Plan {
   double negative_slope;
   int64_t positions, outer;
   int64_t block, blocks, outer_per_part, parts;
-  int64_t guess_outer;
   const Kernels* kernels;
 };
 
@@ -151,12 +146,17 @@ class Sums {
   double* of(int64_t split, int64_t part) {
     return data_.data() + (split * plan_.parts + part) * count_ * plan_.channels;
   }
-  double total(int64_t split, int64_t index, int64_t channel) {
-    double sum = 0;
-    for (int64_t part = 0; part < plan_.parts; ++part) {
-      sum += of(split, part)[index * plan_.channels + channel];
+  // Adds the sums of all parts to those of part 0, and returns these.
+  const double* fold(int64_t split, const Range& range) {
+    double* total = of(split, 0);
+    for (int64_t part = 1; part < plan_.parts; ++part) {
+      const double* more = of(split, part);
+      for (int64_t i = 0; i < count_ * plan_.channels; i += plan_.channels) {
+        for (int64_t c = range.channel_begin; c < range.channel_end; ++c)
+          total[i + c] += more[i + c];
+      }
     }
-    return sum;
+    return total;
   }
   void clear(int64_t split, int64_t part, const Range& range) {
     for (int64_t i = 0; i < count_; ++i) {
@@ -192,6 +192,12 @@ void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, 
 
 inline const char* data(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
 inline char* mutable_data(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
+
+// A gradient in x's dtype and memory format. Without the question, `to` alone takes half a
+// microsecond to find that there is nothing to do.
+inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
+  return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
+}
 
 // A tensor like x for a kernel to fill.
 inline Tensor empty_output(const Tensor& x) {
@@ -260,9 +266,10 @@ class Vectors {
  public:
   Vectors(const Plan& plan, int64_t count)
       : plan_(plan), count_(count), data_(plan.splits * count * plan.channels, 0.0) {}
-  // Room for doubles serves floats too.
+  // Room for doubles serves floats too; rows lie `channels` values of the arithmetic apart.
   void* of(int64_t split, int64_t index) {
-    return data_.data() + (split * count_ + index) * plan_.channels;
+    const int64_t size = plan_.arithmetic == at::kDouble ? sizeof(double) : sizeof(float);
+    return reinterpret_cast<char*>(data_.data()) + (split * count_ + index) * plan_.channels * size;
   }
 
  private:
