@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from oracle import twin
+from oracle import check_layer, twin
 from torch import nn
 from torch.library import opcheck
 
@@ -214,3 +214,68 @@ def test_messages_name_what_was_given():
 
 def test_public_names():
     assert {"backend", "functional", "nn"} <= set(ganfast.__all__)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_leaves_the_layer_as_it_leaves_torchs(backend, dtype):
+    # torch's BatchNorm is on no autocast list: it computes in the dtype that it is given.
+    layer = BatchNorm2d(6, activation="leaky_relu")
+    pair = twin(layer)
+    for given in (torch.float32, dtype):
+        x = torch.randn(8, 6, 5, 5).to(given)
+        with torch.autocast("cpu", dtype):
+            ours, theirs = layer(x), pair(x)
+        assert ours.dtype == theirs.dtype == given
+        tolerance = 4 * torch.finfo(given).eps
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "r1"])
+def test_gradient_penalties_equal_torchs(backend, kind):
+    def critic(fused):
+        torch.manual_seed(1)
+        if fused:
+            middle = [BatchNorm2d(8, activation="leaky_relu", negative_slope=0.2)]
+        else:
+            middle = [nn.BatchNorm2d(8), nn.LeakyReLU(0.2)]
+        return nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), *middle, nn.Conv2d(8, 1, 4)).double()
+
+    results = []
+    for fused in (True, False):
+        model = critic(fused)
+        torch.manual_seed(2)
+        x = torch.randn(6, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+        (dx,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+        norm = dx.flatten(1).norm(dim=1)
+        penalty = ((norm - 1) ** 2).mean() if kind == "wgan-gp" else norm.square().mean()
+        penalty.backward()
+        results.append([penalty.detach(), x.grad, *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        if ours is None or theirs is None:
+            # No penalty depends on a bias: the gradient is absent from one, zero in the other.
+            assert all(gradient is None or not gradient.any() for gradient in (ours, theirs))
+        else:
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap runs sample by sample
+def test_vmap_in_evaluation():
+    layer = BatchNorm2d(3, activation="relu").eval()
+    x = torch.randn(5, 4, 3, 2, 2)
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([layer(t) for t in x]))
+
+
+def test_functional_gradients():
+    layer = BatchNorm2d(3, activation="relu").eval()
+    x = torch.randn(4, 3, 2, 2)
+    pair = twin(layer)
+    ours = torch.func.grad(lambda t: layer(t).square().sum())(x)
+    theirs = torch.func.grad(lambda t: pair(t).square().sum())(x)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+def test_ten_million_values_a_channel(backend):
+    layer = BatchNorm2d(1, activation="leaky_relu")
+    x = torch.randn(10, 1, 1000, 1000) + 3
+    check_layer(layer, x, torch.randn_like(x))

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = empty_output(x);
+  Tensor y = at::empty_like(x);
   Tensor stats = at::empty({splits, 4, C}, x.options().dtype(plan.arithmetic));
   const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
   std::vector<double> means(splits * C), vars(splits * C);
@@ -155,7 +155,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   const Plan plan(x_any, 1, activation, negative_slope, order);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = empty_output(x);
+  Tensor y = at::empty_like(x);
   Tensor stats = at::empty({1, 4, C}, x.options().dtype(plan.arithmetic));
   const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
   const std::vector<double> mean = to_doubles(running_mean, C, 0.0);

@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
   const Tensor dy = laid_out_like(x, dy_any, plan.format);
-  Tensor dx = need_dx ? empty_output(x) : at::empty({0}, x.options());
+  Tensor dx = need_dx ? at::empty_like(x) : at::empty({0}, x.options());
   Sums sums(plan, 2);
   Vectors coefficients(plan, 2);
 
@@ -103,7 +103,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
   const Tensor ddx =
       ddx_any && ddx_any->defined() ? laid_out_like(x, *ddx_any, plan.format) : at::zeros_like(x);
   const std::vector<double> p = to_doubles(ddweight, C, 0.0), q = to_doubles(ddbias, C, 0.0);
-  Tensor d_dy = empty_output(x), d_x = empty_output(x);
+  Tensor d_dy = at::empty_like(x), d_x = at::empty_like(x);
   std::vector<double> d_weight_of_split(plan.splits * C);
   Sums sums(plan, 5);
   Vectors coefficients(plan, 5);

@@ -7,10 +7,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -31,8 +27,6 @@ inline constexpr int64_t contiguous_elements = 1024;
 // the order of additions, and so the bits of the result, must not depend on the machine's load.
 inline constexpr int64_t wanted_tasks = 32;
 inline constexpr int64_t rows_part_elements = 32768;
-inline constexpr uintptr_t page_bytes = 4096;
-inline constexpr size_t huge_page_bytes = size_t{4} << 20;
 
 inline Activation parse_activation(std::optional<std::string_view> name) {
   if (!name) return Activation::none;
@@ -197,22 +191,6 @@ inline char* mutable_data(const Tensor& t) { return static_cast<char*>(t.mutable
 // microsecond to find that there is nothing to do.
 inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
-}
-
-// A tensor like x for a kernel to fill.
-inline Tensor empty_output(const Tensor& x) {
-  Tensor y = at::empty_like(x);
-#if defined(__linux__)
-  // The C library gives blocks of this size back to the system when they are freed, so that each
-  // output is new memory, and a page fault for every 4 KB of it costs more than the arithmetic.
-  if (y.nbytes() >= huge_page_bytes) {
-    const auto begin = reinterpret_cast<uintptr_t>(y.mutable_data_ptr());
-    const uintptr_t first = (begin + page_bytes - 1) / page_bytes * page_bytes;
-    const uintptr_t last = (begin + y.nbytes()) / page_bytes * page_bytes;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return y;
 }
 
 // A parameter or running statistic as doubles; the default where there is none. The usual dtypes

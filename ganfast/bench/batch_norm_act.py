@@ -96,10 +96,21 @@ def _case(
     providers = {name: _provider(passes, model, x, dy) for name, model in models.items()}
     results = {name: provider() for name, provider in providers.items()}
     for name, result in results.items():
-        torch.testing.assert_close(result, results["ganfast"], rtol=2e-2, atol=2e-2, msg=name)
+        _check(name, result, results["ganfast"], 8 * torch.finfo(dtype).eps ** 0.75)
     providers["clone"] = x.detach().clone
     layout = " channels-last" if channels_last else ""
     return Case(f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}", passes, providers)
+
+
+def _check(name: str, result: Any, ours: Any, tolerance: float) -> None:
+    """Compare by norms: where z is 0 within a rounding, two right answers differ in the mask."""
+    if isinstance(result, Tensor):
+        result, ours = (result,), (ours,)
+    for theirs, value in zip(result, ours, strict=True):
+        scale = theirs.double().norm()
+        error = (theirs.double() - value.double()).norm() / scale
+        if not error <= tolerance:
+            raise AssertionError(f"{name} and ganfast differ by {error:.1e} of the norm")
 
 
 def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:
@@ -109,7 +120,7 @@ def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], An
     if passes == "forward+backward":
         return lambda: torch.autograd.grad(model(x), inputs, dy)
 
-    direction = torch.randn_like(x)
+    direction = dy.flip(0)
     gradient = dy.clone().requires_grad_()
     (dx,) = torch.autograd.grad(model(x), x, gradient, create_graph=True)
     wanted = [x, gradient, *list(model.parameters())[:1]]  # x, dy and the weight
