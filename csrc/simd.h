@@ -46,8 +46,39 @@ GANFAST_INLINE V broadcast(S value) {
   return value - V{};  // x - 0 is x, -0 included
 }
 
-#if defined(__FLT16_MAX__)
-typedef _Float16 HalfVec __attribute__((vector_size(32)));
+// a * b + c with one rounding, on which forward and backward agree bit for bit. Where the processor
+// has no such instruction a float product is exact in double.
+template <typename V>
+GANFAST_INLINE V multiply_add(V a, V b, V c) {
+#if defined(GANFAST_NO_FMA)
+  if constexpr (std::is_same_v<V, FloatVec>) {
+    typedef float HalfOfFloats __attribute__((vector_size(32)));
+    FloatVec result;
+    for (int half = 0; half < 2; ++half) {
+      HalfOfFloats part[3];
+      __builtin_memcpy(&part[0], reinterpret_cast<const char*>(&a) + 32 * half, 32);
+      __builtin_memcpy(&part[1], reinterpret_cast<const char*>(&b) + 32 * half, 32);
+      __builtin_memcpy(&part[2], reinterpret_cast<const char*>(&c) + 32 * half, 32);
+      const DoubleVec sum = __builtin_convertvector(part[0], DoubleVec) *
+                                __builtin_convertvector(part[1], DoubleVec) +
+                            __builtin_convertvector(part[2], DoubleVec);
+      part[0] = __builtin_convertvector(sum, HalfOfFloats);
+      __builtin_memcpy(reinterpret_cast<char*>(&result) + 32 * half, &part[0], 32);
+    }
+    return result;
+  }
+#endif
+  return a * b + c;
+}
+
+// The compiler's own 16-bit float, where it has one (g++ for arm64 has _Float16 in C++ from 13 on).
+#if defined(__aarch64__)
+#define GANFAST_HALF __fp16
+#elif defined(__FLT16_MAX__)
+#define GANFAST_HALF _Float16
+#endif
+#if defined(GANFAST_HALF)
+typedef GANFAST_HALF HalfVec __attribute__((vector_size(32)));
 #endif
 
 template <typename T>
@@ -57,7 +88,7 @@ GANFAST_INLINE Vec<T> load(const T* p) {
     __builtin_memcpy(&bits, p, sizeof(bits));
     return (FloatVec)(__builtin_convertvector(bits, UintVec) << 16);
   } else if constexpr (std::is_same_v<T, Float16>) {
-#if defined(__FLT16_MAX__)
+#if defined(GANFAST_HALF)
     HalfVec half;
     __builtin_memcpy(&half, p, sizeof(half));
     return __builtin_convertvector(half, FloatVec);
@@ -83,7 +114,7 @@ GANFAST_INLINE void store(T* p, Vec<T> v) {
     const ShortVec out = __builtin_convertvector(v == v ? rounded : quiet_nan, ShortVec);
     __builtin_memcpy(p, &out, sizeof(out));
   } else if constexpr (std::is_same_v<T, Float16>) {
-#if defined(__FLT16_MAX__)
+#if defined(GANFAST_HALF)
     const HalfVec half = __builtin_convertvector(v, HalfVec);
     __builtin_memcpy(p, &half, sizeof(half));
 #else

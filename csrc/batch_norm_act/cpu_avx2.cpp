@@ -1,5 +1,7 @@
 // The kernels for x86-64 with AVX2 and FMA.
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 #include <torch/headeronly/util/Half.h>

@@ -1,10 +1,15 @@
 // The kernels for any processor: SSE2 on x86-64, NEON on arm64.
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 #include <torch/headeronly/util/Half.h>
 
 #include "cpu_kernels.h"
 
+#if defined(__x86_64__) && !defined(__FMA__)
+#define GANFAST_NO_FMA
+#endif
 #define GANFAST_ISA baseline
 #include "cpu_kernels_impl.h"

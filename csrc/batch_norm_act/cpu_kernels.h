@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 
 #include "../activation.h"
 
@@ -90,15 +92,20 @@ const Kernels& kernels(const Selection& selection);
 }
 #endif
 
-// The widest instruction set of the processor this runs on.
+// The widest instruction set of the processor this runs on; GANFAST_CPU_CAPABILITY=avx2 or baseline
+// asks for a narrower one, for tests.
 inline InstructionSet best_instruction_set() {
 #if defined(__x86_64__)
+  const char* most = std::getenv("GANFAST_CPU_CAPABILITY");
+  if (most && std::strcmp(most, "baseline") == 0) return InstructionSet::baseline;
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+  if (!(most && std::strcmp(most, "avx2") == 0) && __builtin_cpu_supports("avx512f") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq")) {
     return InstructionSet::avx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     return InstructionSet::avx2;
   }
 #endif

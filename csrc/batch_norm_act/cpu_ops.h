@@ -20,7 +20,7 @@ struct Forward {
   struct Map {
     static constexpr int inputs = 1, vectors = 2, results = 1;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
-      const V z = input(in[0], slope) * k[0] + k[1];
+      const V z = multiply_add(input(in[0], slope), k[0], k[1]);
       result[0] = act_norm ? z : activate<A>(z, slope);
     }
   };
@@ -35,7 +35,7 @@ struct Backward {
     return Forward<T, A, act_norm>::input(x, slope) - k[0];
   }
   static GANFAST_INLINE V gradient(V dy, V x, const V* k, V slope) {
-    return act_norm ? dy : gate<A>(dy, x * k[1] + k[2], slope);
+    return act_norm ? dy : gate<A>(dy, multiply_add(x, k[1], k[2]), slope);
   }
 
   struct Sums {
@@ -93,7 +93,7 @@ struct DoubleBackward {
       const V d_g = v * k[1] + (d * k[3] + k[4]);
       V d_u = g * k[3];
       if constexpr (training) d_u += v * k[5] + (d * k[6] + k[7]);
-      result[0] = act_norm ? d_g : gate<A>(d_g, in[0] * k[1] + k[2], slope);
+      result[0] = act_norm ? d_g : gate<A>(d_g, multiply_add(in[0], k[1], k[2]), slope);
       result[1] = act_norm ? gate<A>(d_u, in[0], slope) : d_u;
     }
   };

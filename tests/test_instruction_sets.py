@@ -1,0 +1,40 @@
+"""The op's tests again with the narrower instruction sets that another processor would choose."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import missing
+
+import ganfast
+from ganfast.ops import _native
+
+TESTS = Path(__file__).parent
+WIDTHS = {"baseline": 0, "avx2": 1, "avx512": 2}
+DESCRIBED = {"baseline": "baseline", "avx2": "AVX2", "avx512": "AVX-512"}
+
+
+@pytest.mark.parametrize("capability", ["baseline", "avx2"])
+def test_narrower_instruction_sets_pass_the_same_tests(capability):
+    if "native" not in ganfast.backend.available("cpu"):
+        missing("native", ganfast.backend.explain("cpu"))
+    description = _native.part("cpu").description or ""
+    here = next(name for name, text in DESCRIBED.items() if description.startswith(text))
+    if WIDTHS[here] <= WIDTHS[capability]:
+        pytest.skip(f"this processor itself has {here}")
+    environment = {**os.environ, "GANFAST_CPU_CAPABILITY": capability}
+    code = "from ganfast.ops import _native; print(_native.part('cpu').description)"
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert said.startswith(DESCRIBED[capability])
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "native", "--no-header",
+         str(TESTS / "test_batch_norm_act.py"), str(TESTS / "test_batch_norm_act_shapes.py")],
+        env=environment, capture_output=True, text=True, cwd=TESTS.parent,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout[-4000:]
