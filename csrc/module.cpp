@@ -18,6 +18,9 @@
 
 extern "C" __attribute__((visibility("default"))) const char* ganfast_build_description() {
   switch (ganfast::best_instruction_set()) {
+    case ganfast::InstructionSet::avx512_bf16:
+      return "AVX-512 with bfloat16, built with " GANFAST_COMPILER
+             " for torch " TORCH_VERSION GANFAST_THREADS;
     case ganfast::InstructionSet::avx512:
       return "AVX-512, built with " GANFAST_COMPILER " for torch " TORCH_VERSION GANFAST_THREADS;
     case ganfast::InstructionSet::avx2:

@@ -24,28 +24,24 @@ void check_vector(const char* name, const std::optional<Tensor>& vector, const T
               toString(vector->scalar_type()));
 }
 
-void write_stats(const Plan& plan, const Tensor& stats, int64_t split, int64_t channel, double mean,
-                 double rstd, double weight, double bias) {
-  const double scale = weight * rstd;
-  const double values[] = {mean, rstd, scale, bias - mean * scale};
-  for (int64_t i = 0; i < 4; ++i) {
-    set(plan, const_cast<char*>(row(plan, stats, split, static_cast<Row>(i))), channel, values[i]);
-  }
-}
-
 // Moves running_mean or running_var towards the batch's. Chunk after chunk, stored in between, so
 // that the bits are those of separate calls.
 void update_running(const Plan& plan, const std::optional<Tensor>& running,
                     const std::vector<double>& batch, const std::vector<double>& steps,
                     double correction) {
   if (!running || !running->defined()) return;
+  const bool in_place = running->scalar_type() == plan.arithmetic && running->is_contiguous();
   for (int64_t split = 0; split < plan.splits; ++split) {
-    std::vector<double> values = to_doubles(running, plan.channels, 0.0);
-    for (int64_t c = 0; c < plan.channels; ++c) {
-      const double observed = batch[split * plan.channels + c] * correction;
-      values[c] = (1 - steps[split]) * values[c] + steps[split] * observed;
-    }
-    from_doubles(*running, values);
+    const Tensor values = in_place ? *running : running->to(plan.arithmetic).contiguous();
+    const double* observed = batch.data() + split * plan.channels;
+    const double step = steps[split];
+    with_scalar(plan, [&](auto zero) {
+      auto* value = static_cast<decltype(zero)*>(values.mutable_data_ptr());
+      for (int64_t c = 0; c < plan.channels; ++c) {
+        value[c] = (1 - step) * value[c] + step * (observed[c] * correction);
+      }
+    });
+    if (!in_place) running->copy_(values);
   }
 }
 
@@ -65,9 +61,9 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = at::empty_like(x);
+  Tensor y = output_like(x);
   Tensor stats = at::empty({splits, 4, C}, x.options().dtype(plan.arithmetic));
-  const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
+  const Tensor w = vector_or(plan, weight, 1.0, x), b = vector_or(plan, bias, 0.0, x);
   std::vector<double> means(splits * C), vars(splits * C);
   Sums sums(plan, 2);
   Vectors centers(plan, 1);
@@ -91,17 +87,12 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   };
   const auto finish = [&](int64_t split, int64_t block) {
     const Range range = plan.range(block, 0);
-    Channels k{};
-    k.begin = range.channel_begin;
-    k.end = range.channel_end;
-    k.channels = C;
-    k.sums = sums.fold(split, range);
-    k.values = M;
+    auto k = plan.channels_of<ForwardChannels>(block, sums.fold(split, range),
+                                               row(plan, stats, split, row_mean));
     k.eps = eps;
+    k.weight = data(w);
+    k.bias = data(b);
     k.center = centers.of(split, 0);
-    k.weight = w.data();
-    k.bias = b.data();
-    k.stats = const_cast<char*>(row(plan, stats, split, row_mean));
     k.mean = means.data() + split * C;
     k.var = vars.data() + split * C;
     if (plan.kernels->forward_finish(k)) return;
@@ -152,17 +143,23 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);
   check_vector("running_var", running_var, x_any);
-  const Plan plan(x_any, 1, activation, negative_slope, order);
+  const Plan plan(x_any, 1, activation, negative_slope, order, /*takes_sums=*/false);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
-  Tensor y = at::empty_like(x);
+  Tensor y = output_like(x);
   Tensor stats = at::empty({1, 4, C}, x.options().dtype(plan.arithmetic));
-  const std::vector<double> w = to_doubles(weight, C, 1.0), b = to_doubles(bias, C, 0.0);
-  const std::vector<double> mean = to_doubles(running_mean, C, 0.0);
-  const std::vector<double> var = to_doubles(running_var, C, 1.0);
-  for (int64_t c = 0; c < C; ++c) {
-    write_stats(plan, stats, 0, c, mean[c], 1 / std::sqrt(var[c] + eps), w[c], b[c]);
-  }
+  const Tensor w = vector_or(plan, weight, 1.0, x), b = vector_or(plan, bias, 0.0, x);
+  const Tensor mean = vector_or(plan, running_mean, 0.0, x);
+  const Tensor var = vector_or(plan, running_var, 1.0, x);
+  EvaluateChannels k{};
+  k.end = k.channels = C;
+  k.stats = row(plan, stats, 0, row_mean);
+  k.eps = eps;
+  k.weight = data(w);
+  k.bias = data(b);
+  k.mean = data(mean);
+  k.var = data(var);
+  plan.kernels->evaluate_finish(k);
   Call call{};
   call.in[0] = data(x);
   call.out[0] = mutable_data(y);

@@ -9,6 +9,8 @@
 #include "cpu_kernels.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(                                                        \
     __attribute__((target("avx,avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq"))), \
@@ -18,6 +20,7 @@
 #endif
 
 #define GANFAST_ISA avx512
+#define GANFAST_AVX512
 #include "cpu_kernels_impl.h"
 
 #if defined(__clang__)

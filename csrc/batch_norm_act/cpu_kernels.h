@@ -3,14 +3,14 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
+#include <string_view>
 
 #include "../activation.h"
 
 namespace ganfast {
 
 enum class ElementType { float32, float64, bfloat16, float16 };
-enum class InstructionSet { baseline, avx2, avx512 };
+enum class InstructionSet { baseline, avx2, avx512, avx512_bf16 };
 
 // Tensors of one chunk of the batch. NC*: x[image][channel][position], `outer` counts images.
 // Channels-last: x[row][channel], `outer` counts rows (images times positions), positions is 1.
@@ -25,7 +25,7 @@ struct Call {
   double negative_slope;
 };
 
-// The part of a Call that one task works on; channels-last kernels take all channels.
+// The part of a Call that one task works on.
 struct Range {
   int64_t channel_begin, channel_end;
   int64_t outer_begin, outer_end;
@@ -34,21 +34,39 @@ struct Range {
 using Kernel = void (*)(const Call&, const Range&);
 
 // What turns a channel's sums into the numbers that the maps need, for channels begin to end.
-// Arrays hold one value per channel; rows of sums and stats are `channels` apart. `center`, `stats`
-// and `factors` are of the arithmetic's type.
+// Arrays hold one value per channel; rows of sums, stats and factors are `channels` apart. Pointers
+// to void are of the arithmetic's type.
 struct Channels {
   int64_t begin, end, channels;
   const double* sums;  // [number of sums][channels]
   double values;       // per channel: M
+  void* stats;         // [4][channels]: mean rstd scale shift, written by the forward forms
+};
+struct ForwardChannels : Channels {
   double eps;
-  void* center;          // forward: the guess that the values were summed about
-  const double* weight;  // forward
-  const double* bias;
-  void* stats;      // [4][channels]: written forward, read backward
-  double* mean;     // forward: for the running statistics
+  const void* weight;
+  const void* bias;
+  void* center;     // the guess that the values were summed about
+  double* mean;     // for the running statistics
   double* var;      // likewise
-  bool take_guess;  // forward: whatever its distance from the mean
-  void* factors;    // backward: written, [2][channels]
+  bool take_guess;  // whatever its distance from the mean
+};
+struct EvaluateChannels : Channels {
+  double eps;
+  const void* weight;
+  const void* bias;
+  const void* mean;  // running statistics
+  const void* var;
+};
+struct BackwardChannels : Channels {
+  void* factors;  // written: [2][channels]
+};
+struct DoubleBackwardChannels : Channels {
+  bool training;
+  const void* ddweight;
+  const void* ddbias;
+  void* factors;     // written: [5][channels]
+  double* d_weight;  // written: of this split
 };
 
 // The most channels a Range may span in the NC* kernels: their accumulators stay in L1.
@@ -60,8 +78,10 @@ struct Kernels {
   // Sets the vector `center`, vectors[0], to the mean of the range's first few values.
   Kernel guess;
   // Returns false, with better guesses in `center`, where the sums were taken too far off the mean.
-  bool (*forward_finish)(const Channels&);
-  void (*backward_finish)(const Channels&);
+  bool (*forward_finish)(const ForwardChannels&);
+  void (*evaluate_finish)(const EvaluateChannels&);
+  void (*backward_finish)(const BackwardChannels&);
+  void (*double_backward_finish)(const DoubleBackwardChannels&);
   Kernel forward_sums;       // x              center                                 d, d^2
   Kernel forward_map;        // x              scale shift                            y
   Kernel backward_sums;      // x dy           mean scale shift                       g, g d
@@ -90,19 +110,23 @@ const Kernels& kernels(const Selection& selection);
 namespace avx512 {
 const Kernels& kernels(const Selection& selection);
 }
+namespace avx512_bf16 {  // bfloat16 only
+const Kernels& kernels(const Selection& selection);
+}
 #endif
 
-// The widest instruction set of the processor this runs on; GANFAST_CPU_CAPABILITY=avx2 or baseline
-// asks for a narrower one, for tests.
+// The widest instruction set of the processor this runs on; GANFAST_CPU_CAPABILITY=avx512, avx2 or
+// baseline asks for a narrower one, for tests.
 inline InstructionSet best_instruction_set() {
 #if defined(__x86_64__)
-  const char* most = std::getenv("GANFAST_CPU_CAPABILITY");
-  if (most && std::strcmp(most, "baseline") == 0) return InstructionSet::baseline;
+  const char* variable = std::getenv("GANFAST_CPU_CAPABILITY");
+  const std::string_view most = variable ? variable : "";
+  if (most == "baseline") return InstructionSet::baseline;
   __builtin_cpu_init();
-  if (!(most && std::strcmp(most, "avx2") == 0) && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
-    return InstructionSet::avx512;
+  if (most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    return most != "avx512" && __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16
+                                                                    : InstructionSet::avx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c")) {

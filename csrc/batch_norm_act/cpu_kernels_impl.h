@@ -50,10 +50,10 @@ struct PerChannel {
 
   static void guess_rows_mean(const Call& call, const Range& range) {
     S* center = static_cast<S*>(const_cast<void*>(call.vectors[0]));
-    const int64_t C = call.channels;
+    const int64_t C = call.channels, end = range.channel_end;
     const int64_t rows = range.outer_end < guess_rows ? range.outer_end : guess_rows;
-    for (int64_t c = 0; c < C; c += L) {
-      const int64_t count = C - c < L ? C - c : L;
+    for (int64_t c = range.channel_begin; c < end; c += L) {
+      const int64_t count = end - c < L ? end - c : L;
       V sum{};
       for (int64_t r = 0; r < rows; ++r) {
         const T* x = static_cast<const T*>(call.in[0]) + r * C + c;
@@ -69,11 +69,23 @@ struct PerChannel {
 };
 
 template <typename S>
-bool forward_finish(const Channels& k) {
+GANFAST_INLINE void write_stats(const Channels& k, int64_t c, double mean, double rstd,
+                                double weight, double bias) {
+  S* stats = static_cast<S*>(k.stats) + c;
+  const double scale = weight * rstd;
+  stats[0] = static_cast<S>(mean);
+  stats[k.channels] = static_cast<S>(rstd);
+  stats[2 * k.channels] = static_cast<S>(scale);
+  stats[3 * k.channels] = static_cast<S>(bias - mean * scale);
+}
+
+template <typename S>
+bool forward_finish(const ForwardChannels& k) {
   const double* sum = k.sums;
   const double* sum_of_squares = k.sums + k.channels;
+  const S* weight = static_cast<const S*>(k.weight);
+  const S* bias = static_cast<const S*>(k.bias);
   S* center = static_cast<S*>(k.center);
-  S* stats = static_cast<S*>(k.stats);
   const double per_value = 1 / k.values;
   int64_t far = 0;
   for (int64_t c = k.begin; c < k.end; ++c) {
@@ -81,14 +93,10 @@ bool forward_finish(const Channels& k) {
     const double var = sum_of_squares[c] * per_value - distance * distance;
     const double mean = center[c] + distance;
     const double rstd = 1 / __builtin_sqrt((var < 0 ? 0 : var) + k.eps);
-    const double scale = k.weight[c] * rstd;
     far += (distance * distance > trusted_distance * var) & (mean - mean == 0);
     k.mean[c] = mean;
     k.var[c] = var < 0 ? 0 : var;  // NaN stays
-    stats[c] = static_cast<S>(mean);
-    stats[k.channels + c] = static_cast<S>(rstd);
-    stats[2 * k.channels + c] = static_cast<S>(scale);
-    stats[3 * k.channels + c] = static_cast<S>(k.bias[c] - mean * scale);
+    write_stats<S>(k, c, mean, rstd, weight[c], bias[c]);
   }
   if (far == 0 || k.take_guess) return true;
   for (int64_t c = k.begin; c < k.end; ++c) {
@@ -101,7 +109,19 @@ bool forward_finish(const Channels& k) {
 }
 
 template <typename S>
-void backward_finish(const Channels& k) {
+void evaluate_finish(const EvaluateChannels& k) {
+  const S* mean = static_cast<const S*>(k.mean);
+  const S* var = static_cast<const S*>(k.var);
+  const S* weight = static_cast<const S*>(k.weight);
+  const S* bias = static_cast<const S*>(k.bias);
+  for (int64_t c = k.begin; c < k.end; ++c) {
+    const double rstd = 1 / __builtin_sqrt(var[c] + k.eps);
+    write_stats<S>(k, c, mean[c], rstd, weight[c], bias[c]);
+  }
+}
+
+template <typename S>
+void backward_finish(const BackwardChannels& k) {
   const double* sum_g = k.sums;
   const double* sum_gd = k.sums + k.channels;
   const S* rstd = static_cast<const S*>(k.stats) + k.channels;
@@ -113,6 +133,44 @@ void backward_finish(const Channels& k) {
     const double r = rstd[c], factor = -scale[c] * per_value;
     projection[c] = static_cast<S>(factor * r * r * sum_gd[c]);
     offset[c] = static_cast<S>(factor * sum_g[c]);
+  }
+}
+
+// The factors of DoubleBackward::Map; their derivation is beside the eager kernel.
+template <typename S>
+void double_backward_finish(const DoubleBackwardChannels& k) {
+  const int64_t C = k.channels;
+  const double* sum = k.sums;  // v, g, v d, g d, v g
+  const S* rstd = static_cast<const S*>(k.stats) + C;
+  const S* scale = static_cast<const S*>(k.stats) + 2 * C;
+  const S* p = static_cast<const S*>(k.ddweight);
+  const S* q = static_cast<const S*>(k.ddbias);
+  S* factors = static_cast<S*>(k.factors);
+  if (!k.training) {  // the statistics are constants: their terms vanish
+    for (int64_t c = k.begin; c < k.end; ++c) {
+      factors[c] = static_cast<S>(rstd[c] * p[c]);
+      factors[C + c] = q[c];
+      k.d_weight[c] = rstd[c] * sum[4 * C + c];
+    }
+    return;
+  }
+  const double per_value = 1 / k.values;
+  for (int64_t c = k.begin; c < k.end; ++c) {
+    const double r = rstd[c];
+    const double mean_v = sum[c] * per_value, mean_g = sum[C + c] * per_value;
+    const double mean_vh = r * sum[2 * C + c] * per_value;
+    const double mean_gh = r * sum[3 * C + c] * per_value;
+    const double s = sum[4 * C + c] - k.values * (mean_v * mean_g + mean_vh * mean_gh);
+    // e = g * of_g - v * of_v
+    const double of_g = p[c] - scale[c] * mean_vh, of_v = scale[c] * mean_gh;
+    const double mean_e = mean_g * of_g - mean_v * of_v;
+    const double mean_eh = mean_gh * of_g - mean_vh * of_v;
+    factors[c] = static_cast<S>(r * of_g);
+    factors[C + c] = static_cast<S>(q[c] - scale[c] * mean_v);
+    factors[2 * C + c] = static_cast<S>(-r * of_v);
+    factors[3 * C + c] = static_cast<S>(-r * r * (mean_eh + scale[c] * s * per_value));
+    factors[4 * C + c] = static_cast<S>(-r * mean_e);
+    k.d_weight[c] = r * s;
   }
 }
 
@@ -132,7 +190,9 @@ const Kernels& table() {
   static constexpr Kernels kernels = {
       channels_last ? C::guess_rows_mean : C::guess_images,
       forward_finish<Scalar<T>>,
+      evaluate_finish<Scalar<T>>,
       backward_finish<Scalar<T>>,
+      double_backward_finish<Scalar<T>>,
       reduce<T, typename F::Sums, channels_last>,
       map<T, typename F::Map, channels_last>,
       reduce<T, typename B::Sums, channels_last>,
@@ -168,6 +228,9 @@ const Kernels& for_activation(const Selection& s) {
 }  // namespace
 
 const Kernels& kernels(const Selection& selection) {
+#if defined(GANFAST_BF16_INSTRUCTION)
+  return for_activation<BFloat16>(selection);
+#else
   switch (selection.type) {
     case ElementType::float64:
       return for_activation<double>(selection);
@@ -179,6 +242,7 @@ const Kernels& kernels(const Selection& selection) {
       break;
   }
   return for_activation<float>(selection);
+#endif
 }
 
 }  // namespace ganfast::GANFAST_ISA

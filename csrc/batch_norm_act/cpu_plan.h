@@ -6,6 +6,11 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -21,12 +26,17 @@ using at::Tensor;
 
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
-// Contiguous elements that a task should find at a time, so that it walks whole pages.
-inline constexpr int64_t contiguous_elements = 1024;
+inline constexpr uintptr_t huge_page_bytes = 2 << 20;
+// Elements that stay in the second-level cache between sums and map. So many of a channels-last
+// tensor also go through sums, finish and map on one thread faster than three times through two.
+inline constexpr int64_t cached_elements = 131072;
+// NC*: contiguous elements that a task should find at a time, so that it walks whole pages, and how
+// many it may take where its channels' values stay in cache.
+inline constexpr int64_t least_contiguous = 1024;
+inline constexpr int64_t most_contiguous = 4096;
 // Tasks to cut the batch into where there are fewer channels. A constant, not the thread count:
 // the order of additions, and so the bits of the result, must not depend on the machine's load.
 inline constexpr int64_t wanted_tasks = 32;
-inline constexpr int64_t rows_part_elements = 32768;
 
 inline Activation parse_activation(std::optional<std::string_view> name) {
   if (!name) return Activation::none;
@@ -55,7 +65,10 @@ inline ElementType element_type(const Tensor& x) {
 inline const Kernels& select_kernels(const Selection& selection) {
 #if defined(__x86_64__)
   static const InstructionSet best = best_instruction_set();
-  if (best == InstructionSet::avx512) return avx512::kernels(selection);
+  if (best == InstructionSet::avx512_bf16 && selection.type == ElementType::bfloat16) {
+    return avx512_bf16::kernels(selection);
+  }
+  if (best >= InstructionSet::avx512) return avx512::kernels(selection);
   if (best == InstructionSet::avx2) return avx2::kernels(selection);
 #endif
   return baseline::kernels(selection);
@@ -65,7 +78,7 @@ inline const Kernels& select_kernels(const Selection& selection) {
 // and parts of the images or rows.
 struct Plan {
   Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> activation, double slope,
-       std::string_view order)
+       std::string_view order, bool takes_sums = true)
       : format(x.suggest_memory_format()),
         arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
         splits(splits_),
@@ -84,9 +97,14 @@ struct Plan {
         {element_type(x), parse_activation(activation), order == "act_norm", channels_last});
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
-      outer_per_part = std::max<int64_t>(1, rows_part_elements / std::max<int64_t>(1, channels));
+      outer_per_part = std::max<int64_t>(1, cached_elements / block);
+    } else if (!takes_sums) {
+      block = std::max<int64_t>(1, channels);
+      outer_per_part = std::max<int64_t>(1, elements_per_thread / (block * positions));
     } else {
-      block = std::clamp<int64_t>(contiguous_elements / positions, 1, max_channel_block);
+      block = std::min(most_contiguous / positions, cached_elements / std::max<int64_t>(1, values));
+      block = std::max(block, least_contiguous / positions);
+      block = std::clamp<int64_t>(block, 1, max_channel_block);
       block = std::min(block, std::max<int64_t>(1, channels / at::get_num_threads()));
       const int64_t tasks = splits * channels;
       const int64_t parts_wanted = tasks >= wanted_tasks ? 1 : (wanted_tasks + tasks - 1) / tasks;
@@ -104,6 +122,20 @@ struct Plan {
   Range range(int64_t block_index, int64_t part) const {
     return {block_index * block, std::min(channels, (block_index + 1) * block),
             part * outer_per_part, std::min(outer, (part + 1) * outer_per_part)};
+  }
+
+  // The channels of one block, for a finish.
+  template <typename K>
+  K channels_of(int64_t block_index, const double* sums, void* stats) const {
+    const Range all = range(block_index, 0);
+    K k{};
+    k.begin = all.channel_begin;
+    k.end = all.channel_end;
+    k.channels = channels;
+    k.sums = sums;
+    k.values = static_cast<double>(values);
+    k.stats = stats;
+    return k;
   }
 
   int64_t grain(int64_t tasks) const {
@@ -193,50 +225,48 @@ inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat f
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
 }
 
-// A parameter or running statistic as doubles; the default where there is none. The usual dtypes
-// are read in place: a dispatched conversion costs more than a small layer's whole arithmetic.
-inline std::vector<double> to_doubles(const std::optional<Tensor>& vector, int64_t channels,
-                                      double standard) {
-  if (!vector || !vector->defined()) return std::vector<double>(channels, standard);
-  if (vector->is_contiguous() && vector->scalar_type() == at::kFloat) {
-    const float* p = vector->const_data_ptr<float>();
-    return std::vector<double>(p, p + channels);
+// An output like x. A large one comes from the C library as pages that do not exist yet, and a
+// fault for each 4 KiB costs more than the arithmetic on it: Linux is asked for huge pages there.
+inline Tensor output_like(const Tensor& x) {
+  Tensor y = at::empty_like(x);
+#if defined(__linux__)
+  if (y.nbytes() >= huge_page_bytes * 2) {
+    const auto begin = reinterpret_cast<uintptr_t>(y.mutable_data_ptr());
+    const uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes;
+    const uintptr_t last = (begin + y.nbytes()) / huge_page_bytes * huge_page_bytes;
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
   }
-  const Tensor doubles = vector->to(at::kDouble).contiguous();
-  const double* p = doubles.const_data_ptr<double>();
-  return std::vector<double>(p, p + channels);
+#endif
+  return y;
 }
 
-// Writes doubles into a running statistic of any dtype.
-inline void from_doubles(const Tensor& vector, const std::vector<double>& values) {
-  if (vector.is_contiguous() && vector.scalar_type() == at::kFloat) {
-    std::copy(values.begin(), values.end(), vector.mutable_data_ptr<float>());
-    return;
+// Calls f with a zero of the arithmetic's type.
+template <typename F>
+void with_scalar(const Plan& plan, const F& f) {
+  if (plan.arithmetic == at::kDouble) {
+    f(double{});
+  } else {
+    f(float{});
   }
-  const Tensor doubles = at::empty(vector.sizes(), vector.options().dtype(at::kDouble));
-  std::copy(values.begin(), values.end(), doubles.mutable_data_ptr<double>());
-  vector.copy_(doubles);
+}
+
+// A parameter or running statistic in the arithmetic's type; the default where there is none. The
+// usual one is taken as it is: a dispatched conversion costs more than a small layer's arithmetic.
+inline Tensor vector_or(const Plan& plan, const std::optional<Tensor>& vector, double standard,
+                        const Tensor& x) {
+  if (!vector || !vector->defined()) {
+    return at::full({plan.channels}, standard, x.options().dtype(plan.arithmetic));
+  }
+  if (vector->scalar_type() == plan.arithmetic && vector->is_contiguous()) return *vector;
+  return vector->to(plan.arithmetic).contiguous();
 }
 
 // Rows of `stats`, of shape (splits, 4, C).
 enum Row : int64_t { row_mean, row_rstd, row_scale, row_shift };
 
-inline const char* row(const Plan& plan, const Tensor& stats, int64_t split, Row index) {
+inline char* row(const Plan& plan, const Tensor& stats, int64_t split, Row index) {
   const int64_t size = static_cast<int64_t>(stats.element_size());
-  return data(stats) + (split * 4 + index) * plan.channels * size;
-}
-
-inline void set(const Plan& plan, void* vector, int64_t channel, double value) {
-  if (plan.arithmetic == at::kDouble) {
-    static_cast<double*>(vector)[channel] = value;
-  } else {
-    static_cast<float*>(vector)[channel] = static_cast<float>(value);
-  }
-}
-
-inline double get(const Plan& plan, const void* vector, int64_t channel) {
-  return plan.arithmetic == at::kDouble ? static_cast<const double*>(vector)[channel]
-                                        : static_cast<const float*>(vector)[channel];
+  return const_cast<char*>(data(stats)) + (split * 4 + index) * plan.channels * size;
 }
 
 // C-sized vectors of the arithmetic's type, `count` per split.

@@ -4,14 +4,16 @@
 // Sums are kept in float lanes for a short run and then added up in double, so that the error does
 // not grow with the batch.
 
-// Vectors that a float lane adds up before it goes to double.
+// Additions to a float lane before it goes to double.
 constexpr int64_t run_length = 32;
 // Independent accumulators, which hide the latency of the additions.
 constexpr int64_t unroll = 4;
+// NC*: vectors of a channel that become one addition to its sum in double.
+constexpr int64_t run_vectors = run_length * unroll;
 // Rows of a channels-last tensor that are added up together, to touch the accumulators less often.
-constexpr int64_t rows_together = 4;
+constexpr int64_t rows_together = 4;  // as map_four
 // Images whose small planes are worked on together, for the same reason.
-constexpr int64_t images_together = 4;
+constexpr int64_t images_together = 4;  // as map_four
 // Channels of a channels-last tensor that are walked together, with accumulators in L1.
 constexpr int64_t stripe_vectors = 32;
 
@@ -91,7 +93,8 @@ struct Walk {
   }
 
   // NC*: sums over the images and positions of the range, channel by channel.
-  static void reduce_images(const Call& call, const Range& range) {
+  static void reduce_images(const Call& given, const Range& range) {
+    const Call call = given;
     const int64_t C = call.channels, P = call.positions;
     const int64_t block = range.channel_end - range.channel_begin;
     const V negative_slope = slope(call);
@@ -101,7 +104,7 @@ struct Walk {
     }
     const int64_t vectors_per_image = (P + L - 1) / L;
     const int64_t images_per_run =
-        vectors_per_image < run_length ? run_length / vectors_per_image : 1;
+        vectors_per_image < run_vectors ? run_vectors / vectors_per_image : 1;
     for (int64_t n = range.outer_begin; n < range.outer_end; n += images_per_run) {
       const int64_t n_end =
           n + images_per_run < range.outer_end ? n + images_per_run : range.outer_end;
@@ -114,19 +117,19 @@ struct Walk {
         for (int64_t c = 0; c < block; ++c) {
           V k[Op::vectors], together[Op::results] = {};
           broadcast_vectors(call, range.channel_begin + c, k);
-          if (P % L == 0 && P <= run_length * L && m_end - m == images_together) {
+          if (P % L == 0 && P <= run_vectors * L && m_end - m == images_together) {
             const int64_t offset = (m * C + range.channel_begin + c) * P;
             reduce_four_planes(call, offset, k, negative_slope, sums[c]);
             continue;
           }
           for (int64_t j = m; j < m_end; ++j) {
             const int64_t offset = (j * C + range.channel_begin + c) * P;
-            if (P <= run_length * L) {
+            if (P <= run_vectors * L) {
               reduce_run(call, offset, P, k, negative_slope, together);
               continue;
             }
-            for (int64_t p = 0; p < P; p += run_length * L) {
-              const int64_t length = P - p < run_length * L ? P - p : run_length * L;
+            for (int64_t p = 0; p < P; p += run_vectors * L) {
+              const int64_t length = P - p < run_vectors * L ? P - p : run_vectors * L;
               V run[Op::results] = {};
               reduce_run(call, offset + p, length, k, negative_slope, run);
               for (int i = 0; i < Op::results; ++i) totals[c][i].add(run[i]);
@@ -146,32 +149,33 @@ struct Walk {
     }
   }
 
-  // Channels-last: sums over the rows of the range, all channels.
-  static void reduce_rows(const Call& call, const Range& range) {
-    const int64_t C = call.channels;
+  // Channels-last: sums over the rows and channels of the range.
+  static void reduce_rows(const Call& given, const Range& range) {
+    const Call call = given;
     const V negative_slope = slope(call);
-    for (int64_t stripe = 0; stripe < C; stripe += stripe_vectors * L) {
-      const int64_t width = C - stripe < stripe_vectors * L ? C - stripe : stripe_vectors * L;
-      const int64_t run = run_length * rows_together;
+    const int64_t widest = stripe_vectors * L, run = run_length * rows_together;
+    for (int64_t c = range.channel_begin; c < range.channel_end; c += widest) {
+      const int64_t c_end = c + widest < range.channel_end ? c + widest : range.channel_end;
       for (int64_t r = range.outer_begin; r < range.outer_end; r += run) {
         const int64_t r_end = r + run < range.outer_end ? r + run : range.outer_end;
-        reduce_stripe(call, stripe, width, r, r_end, negative_slope);
+        reduce_stripe(call, {c, c_end, r, r_end}, negative_slope);
       }
     }
   }
 
-  static GANFAST_INLINE void reduce_stripe(const Call& call, int64_t stripe, int64_t width,
-                                           int64_t r, int64_t r_end, V negative_slope) {
-    const int64_t C = call.channels;
+  static GANFAST_INLINE void reduce_stripe(const Call& call, const Range& range, V negative_slope) {
+    const int64_t C = call.channels, stripe = range.channel_begin;
+    const int64_t width = range.channel_end - stripe;
     V sums[stripe_vectors][Op::results];
     for (int64_t j = 0; j * L < width; ++j) {
       for (int i = 0; i < Op::results; ++i) sums[j][i] = V{};
     }
-    for (; r < r_end; r += rows_together) {
-      const int64_t rows = r_end - r < rows_together ? r_end - r : rows_together;
+    for (int64_t r = range.outer_begin; r < range.outer_end; r += rows_together) {
+      const int64_t left = range.outer_end - r;
+      const int64_t rows = left < rows_together ? left : rows_together;
       for (int64_t j = 0; j * L < width; ++j) {
         const int64_t c = stripe + j * L;
-        const int64_t count = C - c;
+        const int64_t count = width - j * L;
         V k[Op::vectors], together[Op::results] = {};
         load_vectors(call, c, count, k);
         for (int64_t i = 0; i < rows; ++i) {
@@ -189,7 +193,7 @@ struct Walk {
     }
     for (int64_t j = 0; j * L < width; ++j) {
       const int64_t c = stripe + j * L;
-      const int64_t count = C - c < L ? C - c : L;
+      const int64_t count = width - j * L < L ? width - j * L : L;
       for (int s = 0; s < Op::results; ++s) {
         Scalar<T> values[L];
         __builtin_memcpy(values, &sums[j][s], sizeof(values));
@@ -217,8 +221,24 @@ struct Walk {
     }
   }
 
+  // The op on four vectors `step` elements apart. All loads before the first store: steps are often
+  // a multiple of 4096 bytes, and a load that follows a store at the same distance into a page
+  // waits.
+  static GANFAST_INLINE void map_four(const Call& call, int64_t offset, int64_t step, const V* k,
+                                      V negative_slope) {
+    V in[4][Op::inputs], result[4][Op::results];
+    for (int64_t i = 0; i < 4; ++i) load_inputs(call, offset + i * step, in[i]);
+    for (int64_t i = 0; i < 4; ++i) Op::apply(in[i], k, negative_slope, result[i]);
+    for (int64_t i = 0; i < 4; ++i) {
+      for (int j = 0; j < Op::results; ++j) {
+        store(static_cast<T*>(call.out[j]) + offset + i * step, result[i][j]);
+      }
+    }
+  }
+
   // NC*: the op on every element of the range.
-  static void map_images(const Call& call, const Range& range) {
+  static void map_images(const Call& given, const Range& range) {
+    const Call call = given;
     const int64_t C = call.channels, P = call.positions;
     const V negative_slope = slope(call);
     const int64_t together = P < unroll * L ? images_together : 1;
@@ -227,9 +247,16 @@ struct Walk {
       for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
         V k[Op::vectors];
         broadcast_vectors(call, c, k);
+        if (together == 4 && P % L == 0 && n_end - n == 4) {
+          for (int64_t p = 0; p < P; p += L) {
+            map_four(call, (n * C + c) * P + p, C * P, k, negative_slope);
+          }
+          continue;
+        }
         for (int64_t m = n; m < n_end; ++m) {
           const int64_t offset = (m * C + c) * P;
           int64_t p = 0;
+#pragma GCC unroll 4
           for (; p + L <= P; p += L) map_vector(call, offset + p, L, k, negative_slope);
           if (p < P) map_vector(call, offset + p, P - p, k, negative_slope);
         }
@@ -237,15 +264,25 @@ struct Walk {
     }
   }
 
-  // Channels-last: the op on every element of the rows.
-  static void map_rows(const Call& call, const Range& range) {
+  // Channels-last: the op on every element of the range.
+  static void map_rows(const Call& given, const Range& range) {
+    const Call call = given;
     const int64_t C = call.channels;
     const V negative_slope = slope(call);
-    for (int64_t r = range.outer_begin; r < range.outer_end; ++r) {
-      for (int64_t c = 0; c < C; c += L) {
+    for (int64_t r = range.outer_begin; r < range.outer_end; r += rows_together) {
+      const int64_t left = range.outer_end - r;
+      const int64_t rows = left < rows_together ? left : rows_together;
+      for (int64_t c = range.channel_begin; c < range.channel_end; c += L) {
+        const int64_t count = range.channel_end - c;
         V k[Op::vectors];
-        load_vectors(call, c, C - c, k);
-        map_vector(call, r * C + c, C - c, k, negative_slope);
+        load_vectors(call, c, count, k);
+        if (rows == rows_together && count >= L) {
+          map_four(call, r * C + c, C, k, negative_slope);
+          continue;
+        }
+        for (int64_t i = 0; i < rows; ++i) {
+          map_vector(call, (r + i) * C + c, count, k, negative_slope);
+        }
       }
     }
   }
