@@ -16,6 +16,7 @@ import torch
 
 from ganfast.bench import compare, fingerprint
 from ganfast.bench.batch_norm_act import DCGAN_SHAPES, PASSES, TINY_SHAPE, cases
+from ganfast.training import keep_freed_memory
 
 
 def main() -> int:
@@ -26,10 +27,13 @@ def main() -> int:
     parser.add_argument("--against", nargs="*", default=["eager"])
     parser.add_argument("--tiny", action="store_true", help="one tensor of 256 values: host time")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="as ganfast's training loop: keep_freed_memory()"
+    )
     parser.add_argument("--json", help="append the results to this file, one JSON object a line")
     args = parser.parse_args()
     torch.set_grad_enabled(True)
-    machine = fingerprint()
+    machine = {**fingerprint(), "keep_memory": args.keep_memory and keep_freed_memory()}
     print(machine)
     rows = []
     for passes in args.passes:

@@ -57,7 +57,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);
   check_vector("running_var", running_var, x_any);
-  const Plan plan(x_any, splits, activation, negative_slope, order);
+  const Plan plan(x_any, splits, activation, negative_slope, order, /*inputs=*/1);
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
   const Tensor x = x_any.contiguous(plan.format);
@@ -143,7 +143,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);
   check_vector("running_var", running_var, x_any);
-  const Plan plan(x_any, 1, activation, negative_slope, order, /*takes_sums=*/false);
+  const Plan plan(x_any, 1, activation, negative_slope, order, /*inputs=*/0);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
   Tensor y = output_like(x);

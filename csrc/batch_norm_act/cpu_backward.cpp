@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
                                             std::optional<std::string_view> activation,
                                             double negative_slope, std::string_view order,
                                             bool need_dx, bool need_affine) {
-  const Plan plan(x_any, stats.size(0), activation, negative_slope, order);
+  const Plan plan(x_any, stats.size(0), activation, negative_slope, order, /*inputs=*/2);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
   const Tensor dy = laid_out_like(x, dy_any, plan.format);
@@ -96,7 +96,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
     const std::optional<Tensor>& ddbias, const Tensor& dy_any, const Tensor& x_any,
     const std::optional<Tensor>& /*weight*/, const Tensor& stats, double /*eps*/, bool training,
     std::optional<std::string_view> activation, double negative_slope, std::string_view order) {
-  const Plan plan(x_any, stats.size(0), activation, negative_slope, order);
+  const Plan plan(x_any, stats.size(0), activation, negative_slope, order, /*inputs=*/3);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
   const Tensor dy = laid_out_like(x, dy_any, plan.format);

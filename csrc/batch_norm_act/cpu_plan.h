@@ -27,8 +27,7 @@ using at::Tensor;
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
 inline constexpr uintptr_t huge_page_bytes = 2 << 20;
-// Elements that stay in the second-level cache between sums and map. So many of a channels-last
-// tensor also go through sums, finish and map on one thread faster than three times through two.
+// Elements that stay in the second-level cache between sums and map.
 inline constexpr int64_t cached_elements = 131072;
 // NC*: contiguous elements that a task should find at a time, so that it walks whole pages, and how
 // many it may take where its channels' values stay in cache.
@@ -75,10 +74,11 @@ inline const Kernels& select_kernels(const Selection& selection) {
 }
 
 // How one tensor's elements are shared out: over chunks of the batch (splits), blocks of channels
-// and parts of the images or rows.
+// and parts of the images or rows. `inputs` tensors are read for sums; none, and there is only a
+// map.
 struct Plan {
   Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> activation, double slope,
-       std::string_view order, bool takes_sums = true)
+       std::string_view order, int64_t inputs)
       : format(x.suggest_memory_format()),
         arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
         splits(splits_),
@@ -97,8 +97,9 @@ struct Plan {
         {element_type(x), parse_activation(activation), order == "act_norm", channels_last});
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
-      outer_per_part = std::max<int64_t>(1, cached_elements / block);
-    } else if (!takes_sums) {
+      // What takes two inputs or three is worth a second thread sooner.
+      outer_per_part = std::max<int64_t>(1, cached_elements / (inputs > 1 ? 2 : 1) / block);
+    } else if (inputs == 0) {
       block = std::max<int64_t>(1, channels);
       outer_per_part = std::max<int64_t>(1, elements_per_thread / (block * positions));
     } else {

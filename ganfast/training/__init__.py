@@ -4,6 +4,7 @@ from ganfast.training.batches import Batches
 from ganfast.training.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from ganfast.training.data import ImageData, load_images
 from ganfast.training.errors import CheckpointError, DataError
+from ganfast.training.memory import keep_freed_memory
 from ganfast.training.step import GANStep, StepResult
 from ganfast.training.trainer import Trainer, TrainingOptions
 
@@ -16,6 +17,7 @@ __all__ = [
     "StepResult",
     "Trainer",
     "TrainingOptions",
+    "keep_freed_memory",
     "load_checkpoint",
     "load_images",
     "load_newest",

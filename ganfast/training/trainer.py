@@ -17,6 +17,7 @@ from ganfast.training.checkpoints import save_checkpoint
 from ganfast.training.data import ImageData
 from ganfast.training.errors import CheckpointError, DataError
 from ganfast.training.figures import plot_losses, save_grid
+from ganfast.training.memory import keep_freed_memory
 from ganfast.training.metrics import MetricsFile
 from ganfast.training.step import GANStep, StepResult
 
@@ -31,7 +32,8 @@ class TrainingOptions:
     """How long to train, how fast, and how often to write.
 
     Learning rate and betas are those of Adam in both networks; their defaults are those of
-    Radford et al. 2015, section 3. The ``_every`` options count steps.
+    Radford et al. 2015, section 3. The ``_every`` options count steps. With ``keep_memory``, training
+    on a CPU calls ``keep_freed_memory``, which holds for the rest of the process.
     """
 
     steps: int = 2000
@@ -42,6 +44,7 @@ class TrainingOptions:
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
+    keep_memory: bool = True
 
 
 class Trainer:
@@ -125,6 +128,8 @@ class Trainer:
         """
         from tqdm import tqdm
 
+        if self.options.keep_memory and self.device.type == "cpu":
+            keep_freed_memory()
         if not self._resumed:
             self._set_aside_earlier_run()
         self.metrics.truncate(self.step)
