@@ -32,8 +32,8 @@ class TrainingOptions:
     """How long to train, how fast, and how often to write.
 
     Learning rate and betas are those of Adam in both networks; their defaults are those of
-    Radford et al. 2015, section 3. The ``_every`` options count steps. With ``keep_memory``, training
-    on a CPU calls ``keep_freed_memory``, which holds for the rest of the process.
+    Radford et al. 2015, section 3. The ``_every`` options count steps. With ``keep_memory``,
+    training on a CPU calls ``keep_freed_memory``, which holds for the rest of the process.
     """
 
     steps: int = 2000
