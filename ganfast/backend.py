@@ -118,7 +118,7 @@ def explain(device: str | torch.device | None = None) -> str:
     Example::
 
         >>> print(explain("cpu"))  # doctest: +SKIP
-        batch_norm_act_train            cpu   native
+        batch_norm_act_train                   cpu   native
     """
     if device is None:
         devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
@@ -126,7 +126,7 @@ def explain(device: str | torch.device | None = None) -> str:
         devices = [torch.device(device).type]
     lines = []
     for op in _library.eager_kernels:
-        lines += [f"{op:32}{kind:6}{_serving(op, kind)}" for kind in devices]
+        lines += [f"{op:39}{kind:6}{_serving(op, kind)}" for kind in devices]
     for kind in devices:
         reason = _why_not_native(kind)
         if reason:

@@ -1,8 +1,9 @@
 """The ops: one folder each, one file a backend in it. Importing this registers all of them."""
 
-from ganfast.ops import _native, batch_norm_act
+from ganfast.ops import _native, batch_norm_act, binary_cross_entropy, gan_loss
 
-__all__ = ["batch_norm_act"]
+__all__ = ["batch_norm_act", "binary_cross_entropy", "gan_loss"]
 
 _native.load()
-batch_norm_act.register(python_autograd=not _native.is_loaded())
+for op in (batch_norm_act, binary_cross_entropy, gan_loss):
+    op.register(python_autograd=not _native.is_loaded())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.library import Library
 
 NAMESPACE = "ganfast"
@@ -37,3 +38,22 @@ def define(
 def register_autograd(name: str, kernel: Callable[..., Any]) -> None:
     """Register the Python autograd form of an op; the extension brings its own, cheaper one."""
     _definitions.impl(name, kernel, "Autograd")
+
+
+def differentiable_by(
+    formula: Callable[..., Any], *, otherwise: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return an autograd form of ``otherwise`` that runs ``formula`` where a gradient is wanted.
+
+    ``formula`` consists of torch's own differentiable operations; it serves the derivatives that
+    are too rare for a kernel.
+    """
+
+    def kernel(*arguments: Any) -> Any:
+        tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return formula(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return otherwise(*arguments)
+
+    return kernel

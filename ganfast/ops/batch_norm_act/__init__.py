@@ -255,17 +255,12 @@ def _eval_autograd(
     return _Forward.apply(x, weight, bias, evaluate, arguments, eps, shape_of_op)
 
 
-def _double_backward_autograd(*arguments: Any) -> Any:
-    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return eager.double_backward_differentiable(*arguments)
-    with torch._C._AutoDispatchBelowAutograd():
-        return double_backward(*arguments)
-
-
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    _library.register_autograd("batch_norm_act_double_backward", _double_backward_autograd)
+    _library.register_autograd(
+        "batch_norm_act_double_backward",
+        _library.differentiable_by(eager.double_backward_differentiable, otherwise=double_backward),
+    )
     if python_autograd:
         _library.register_autograd("batch_norm_act_train", _train_autograd)
         _library.register_autograd("batch_norm_act_eval", _eval_autograd)

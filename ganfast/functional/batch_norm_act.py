@@ -1,4 +1,4 @@
-"""The functional API: arguments are checked once here, then the op is called."""
+"""Batch normalisation and its activation: arguments are checked once, then the op is called."""
 
 from __future__ import annotations
 

@@ -1,0 +1,305 @@
+"""The losses of GANs: arguments are checked once, then the op is called."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction
+
+from ganfast.ops import binary_cross_entropy as _binary_cross_entropy
+from ganfast.ops import gan_loss as _gan_loss
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "check_gan_loss",
+    "gan_discriminator_loss",
+    "gan_generator_loss",
+]
+
+GAN_LOSSES = {
+    # kind: (of a discriminator, of a generator, whether it has labels)
+    "bce": ("logits", "logits", True),
+    "hinge": ("hinge", "linear", False),
+    "lsgan": ("squared", "squared", True),
+    "wasserstein": ("linear", "linear", False),
+}
+"""The kinds of GAN loss, and which form of the op each network's loss is."""
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def binary_cross_entropy(
+    input: Tensor,
+    target: Tensor | float,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Measure the binary cross-entropy between probabilities and the target, in one kernel.
+
+    :func:`torch.nn.functional.binary_cross_entropy`, with three differences: ``target`` may be a
+    number, which stands for a tensor filled with it; half inputs are computed in float32; and under
+    autocast the inputs are cast to float32 on every device, where torch raises an error on a GPU.
+    Logarithms are at least -100 and the gradient's denominator at least 1e-12, as in torch.
+
+    Args:
+        input: probabilities of any shape.
+        target: of input's shape and dtype, or a number in [0, 1].
+        weight: of each element, broadcast to input's shape; has no gradient.
+        size_average: torch's deprecated argument.
+        reduce: torch's deprecated argument.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        A tensor of input's dtype: a scalar, or for "none" of input's shape.
+
+    Raises:
+        ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
+        RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (on a
+            GPU nobody looks: it would stop the device); dtypes differ; weight does not broadcast or
+            wants a gradient.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
+
+    Example::
+
+        >>> scores = torch.tensor([0.9, 0.6])
+        >>> binary_cross_entropy(scores, 1.0)
+        tensor(0.3081)
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    return _cross_entropy(input, target, weight, None, False, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor | float,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """Measure the binary cross-entropy of sigmoid(input) against the target, in one kernel.
+
+    :func:`torch.nn.functional.binary_cross_entropy_with_logits`, but ``target`` may be a number,
+    which stands for a tensor filled with it, and half inputs are computed in float32. Under
+    autocast inputs are cast to float32, as in torch.
+
+    Args:
+        input: logits of any shape.
+        target: of input's shape, or a number in [0, 1].
+        weight: of each element, broadcast to input's shape; has no gradient.
+        size_average: torch's deprecated argument.
+        reduce: torch's deprecated argument.
+        reduction: "none", "mean" or "sum".
+        pos_weight: weight of the positive part, broadcast to input's shape; has no gradient.
+
+    Returns:
+        A tensor of the target's dtype (input's for a number): a scalar, or for "none" of input's
+        shape.
+
+    Raises:
+        ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
+        RuntimeError: a target of integers; a weight does not broadcast or wants a gradient.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
+
+    Example::
+
+        >>> binary_cross_entropy_with_logits(torch.tensor([2.0, -1.0]), 1.0)
+        tensor(0.7201)
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    return _cross_entropy(input, target, weight, pos_weight, True, reduction)
+
+
+def gan_discriminator_loss(
+    real: Tensor,
+    fake: Tensor | None = None,
+    *,
+    kind: str = "bce",
+    from_logits: bool = True,
+    real_label: float = 1.0,
+    fake_label: float = 0.0,
+    splits: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Measure a discriminator's loss and its mean scores, in one kernel and without label tensors.
+
+    The loss is the mean over the real images plus the mean over the generated ones of::
+
+        kind            real                       generated
+        "bce"           BCE(x, real_label)         BCE(x, fake_label)
+        "hinge"         max(0, 1 - x)              max(0, 1 + x)
+        "lsgan"         (x - real_label)^2         (x - fake_label)^2
+        "wasserstein"   -x                         x
+
+    Smooth the labels with ``real_label=0.9``, say. Nothing waits for the device.
+
+    Args:
+        real: scores of real images, of any shape; with ``splits=2`` those of real images, then
+            those of as many generated ones, along the first dimension.
+        fake: scores of generated images, of real's dtype; None with ``splits=2``.
+        kind: of loss.
+        from_logits: for "bce", whether scores are logits rather than probabilities.
+        real_label: target for real images, in [0, 1] for "bce".
+        fake_label: target for generated images.
+        splits: 1, or 2 where ``real`` holds both.
+
+    Returns:
+        The loss, the mean score of the real images and that of the generated ones: scalars in
+        float32, or float64 for float64. A score is a probability for "bce", else x; it has no
+        gradient.
+
+    Raises:
+        ValueError: an unknown kind; labels for a kind without labels, or outside [0, 1] for "bce";
+            ``fake`` missing, or given with ``splits=2``; an odd batch with ``splits=2``.
+        RuntimeError: dtypes or devices of real and fake differ; on the CPU, a probability outside
+            [0, 1].
+
+    Source: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661 (bce); Mao et al. 2016,
+    https://arxiv.org/abs/1611.04076 (lsgan, here without the factor 1/2, as MSELoss); Arjovsky et
+    al. 2017, https://arxiv.org/abs/1701.07875 (wasserstein); Miyato et al. 2018,
+    https://arxiv.org/abs/1802.05957, equations 16 and 17 (hinge).
+
+    Example::
+
+        >>> loss, real_score, fake_score = gan_discriminator_loss(torch.zeros(4), torch.zeros(4))
+        >>> loss
+        tensor(1.3863)
+    """
+    form, real_label, fake_label = _form(kind, 0, from_logits, real_label, fake_label)
+    if splits == 2:
+        if fake is not None:
+            raise ValueError("with splits=2 real holds both kinds of scores: leave fake out")
+        if real.dim() == 0 or real.shape[0] % 2:
+            raise ValueError(f"splits=2 needs an even batch, got scores of shape {real.shape}")
+    elif splits != 1:
+        raise ValueError(f"splits must be 1 or 2, got {splits}")
+    elif fake is None:
+        raise ValueError("give the scores of generated images, or both in one tensor and splits=2")
+    elif fake.dtype != real.dtype or fake.device != real.device:
+        raise RuntimeError(
+            f"real and fake scores must agree in dtype and device, got {real.dtype} on "
+            f"{real.device} and {fake.dtype} on {fake.device}"
+        )
+    result: tuple[Tensor, Tensor, Tensor] = _gan_loss.forward(
+        real, fake, form, real_label, fake_label, splits
+    )
+    return result
+
+
+def gan_generator_loss(
+    fake: Tensor,
+    *,
+    kind: str = "bce",
+    from_logits: bool = True,
+    real_label: float = 1.0,
+) -> Tensor:
+    """Measure a generator's loss from the scores of its images, in one kernel.
+
+    The mean of ``BCE(x, real_label)`` for "bce" (the non-saturating loss), ``(x - real_label)^2``
+    for "lsgan", ``-x`` for "hinge" and "wasserstein". Arguments, result, errors and sources are
+    those of :func:`gan_discriminator_loss`.
+
+    Example::
+
+        >>> gan_generator_loss(torch.tensor([1.0, 3.0]), kind="hinge")
+        tensor(-2.)
+    """
+    form, real_label, _ = _form(kind, 1, from_logits, real_label, 0.0)
+    loss: Tensor = _gan_loss.forward(fake, None, form, real_label, 0.0, 1)[0]
+    return loss
+
+
+def _cross_entropy(
+    x: Tensor,
+    target: Tensor | float,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    from_logits: bool,
+    reduction: str,
+) -> Tensor:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if x.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
+        x = x.float()
+    label, dtype = 0.0, None
+    if isinstance(target, Tensor):
+        if target.shape != x.shape:
+            raise ValueError(f"target must have input's shape {x.shape}, got {target.shape}")
+        if target.dtype != x.dtype:
+            x, target, dtype = _agreed(x, target, from_logits)
+    else:
+        label = _check_label(target)
+    if weight is not None:
+        weight = _expanded("weight", weight, x)
+    if pos_weight is not None:
+        pos_weight = _expanded("pos_weight", pos_weight, x)
+    y: Tensor = _binary_cross_entropy.forward(
+        x,
+        target if isinstance(target, Tensor) else None,
+        label,
+        weight,
+        pos_weight,
+        from_logits,
+        reduction,
+    )
+    return y if dtype is None else y.to(dtype)
+
+
+def _agreed(
+    x: Tensor, target: Tensor, from_logits: bool
+) -> tuple[Tensor, Tensor, torch.dtype | None]:
+    """Return input and target in one dtype, and the dtype of the result where it is another."""
+    if torch.is_autocast_enabled(x.device.type):
+        return x, target.to(x.dtype), None
+    if not (from_logits and target.is_floating_point()):
+        raise RuntimeError(
+            f"expected a target of dtype {x.dtype}, as the input has, found {target.dtype}"
+        )
+    common = torch.promote_types(x.dtype, target.dtype)
+    return x.to(common), target.to(common), target.dtype
+
+
+def _expanded(name: str, weight: Tensor, x: Tensor) -> Tensor:
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(f"the loss has no derivative for {name}: give {name}.detach()")
+    return weight.expand(x.shape)
+
+
+def _check_label(label: float) -> float:
+    label = float(label)
+    if not 0.0 <= label <= 1.0:
+        raise ValueError(f"a target must lie in [0, 1], got {label}")
+    return label
+
+
+def check_gan_loss(kind: str, real_label: float, fake_label: float) -> None:
+    """Raise ValueError where ``kind`` is unknown or does not go with the labels."""
+    _form(kind, 0, True, real_label, fake_label)
+
+
+def _form(
+    kind: str, network: int, from_logits: bool, real_label: float, fake_label: float
+) -> tuple[str, float, float]:
+    """Return the op's form of a loss and its labels."""
+    try:
+        *forms, has_labels = GAN_LOSSES[kind]
+    except KeyError:
+        kinds = ", ".join(map(repr, GAN_LOSSES))
+        raise ValueError(f"kind must be one of {kinds}, got {kind!r}") from None
+    form = forms[network]
+    if not has_labels:
+        if (real_label, fake_label) != (1.0, 0.0):
+            raise ValueError(f"a {kind} loss has no labels, got {real_label} and {fake_label}")
+        return form, 1.0, -1.0
+    if kind == "bce":
+        _check_label(real_label)
+        _check_label(fake_label)
+        form = form if from_logits else "probabilities"
+    return form, real_label, fake_label
