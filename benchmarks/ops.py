@@ -1,6 +1,6 @@
-"""Measure BatchNorm + activation over the DCGAN shapes, beside torch and a plain copy.
+"""Measure the ops beside torch and a plain copy or sum.
 
-    python benchmarks/ops.py [--passes forward] [--dtype bfloat16] [--channels-last] [--json FILE]
+    python benchmarks/ops.py [--op batch_norm_act|losses] [--passes forward] [--json FILE]
 
 Times are medians of interleaved rounds; ratios are the peer's time over ours.
 """
@@ -11,16 +11,19 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Iterable
 
 import torch
 
-from ganfast.bench import compare, fingerprint
-from ganfast.bench.batch_norm_act import DCGAN_SHAPES, PASSES, TINY_SHAPE, cases
+from ganfast.bench import batch_norm_act, compare, fingerprint, losses
+from ganfast.bench.batch_norm_act import DCGAN_SHAPES, PASSES, TINY_SHAPE
+from ganfast.bench.case import Case
 from ganfast.training import keep_freed_memory
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--op", choices=("batch_norm_act", "losses"), default="batch_norm_act")
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES[:2])
     parser.add_argument("--dtype", nargs="+", default=["float32"])
     parser.add_argument("--channels-last", nargs="+", type=int, choices=(0, 1), default=[0])
@@ -36,10 +39,22 @@ def main() -> int:
     machine = {**fingerprint(), "keep_memory": args.keep_memory and keep_freed_memory()}
     print(machine)
     rows = []
+    against = tuple(args.against)
     for passes in args.passes:
+        if args.op == "losses":
+            rows += run(passes, losses.cases(passes, against=against), args)
+            continue
+        shapes = (TINY_SHAPE,) if args.tiny else DCGAN_SHAPES
         for dtype in args.dtype:
             for channels_last in args.channels_last:
-                rows += run(passes, dtype, bool(channels_last), args)
+                built = (
+                    batch_norm_act.cases(
+                        passes, shapes=(shape,), dtype=getattr(torch, dtype),
+                        channels_last=bool(channels_last), against=against,
+                    )[0]
+                    for shape in shapes
+                )  # fmt: skip
+                rows += run(passes, built, args)
     if args.json:
         with open(args.json, "a") as file:
             for row in rows:
@@ -47,18 +62,11 @@ def main() -> int:
     return 0
 
 
-def run(
-    passes: str, dtype: str, channels_last: bool, args: argparse.Namespace
-) -> list[dict[str, object]]:
+def run(passes: str, cases: Iterable[Case], args: argparse.Namespace) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     ratios: dict[str, list[float]] = {}
-    shapes = (TINY_SHAPE,) if args.tiny else DCGAN_SHAPES
     print(f"\n{passes}")
-    for shape in shapes:
-        (case,) = cases(
-            passes, shapes=(shape,), dtype=getattr(torch, dtype), channels_last=channels_last,
-            against=tuple(args.against),
-        )  # fmt: skip
+    for case in cases:
         times = compare(case.providers, rounds=args.rounds)
         ours = times["ganfast"].median_s
         text = f"{case.name:40}"
@@ -69,9 +77,7 @@ def run(
                 text += f" ({time.median_s / ours:5.2f})"
         print(text, flush=True)
         milliseconds = {name: [1e3 * t for t in time] for name, time in times.items()}
-        rows.append(
-            {"op": "batch_norm_act", "case": case.name, "passes": passes, "ms": milliseconds}
-        )
+        rows.append({"op": args.op, "case": case.name, "passes": passes, "ms": milliseconds})
     for name, values in ratios.items():
         mean = math.exp(sum(map(math.log, values)) / len(values))
         print(f"{name}: geometric mean {mean:.2f}, least {min(values):.2f}")

@@ -1,7 +1,7 @@
 // What the CPU part of the extension says of itself; ganfast/ops/_native.py asks.
 #include <torch/headeronly/version.h>
 
-#include "batch_norm_act/cpu_kernels.h"
+#include "instruction_set.h"
 
 #define GANFAST_TEXT_OF(x) #x
 #define GANFAST_TEXT(x) GANFAST_TEXT_OF(x)

@@ -128,16 +128,19 @@ template <typename T>
 GANFAST_INLINE void store(T* p, Vec<T> v) {
   if constexpr (std::is_same_v<T, BFloat16>) {
 #if defined(GANFAST_BF16_INSTRUCTION)
-    const auto out = _mm512_cvtneps_pbh((__m512)v);  // takes subnormal numbers for 0
-    __builtin_memcpy(p, &out, sizeof(out));
-#else
+    // The instruction takes subnormal numbers for 0.
+    if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, 0x20) == 0, 1)) {
+      const auto out = _mm512_cvtneps_pbh((__m512)v);
+      __builtin_memcpy(p, &out, sizeof(out));
+      return;
+    }
+#endif
     // Round to nearest, ties to even; a NaN would overflow into infinity, so it is set apart.
     const UintVec bits = (UintVec)v;
     const UintVec rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const UintVec quiet_nan = UintVec{} + 0x7fc0u;
     const ShortVec out = narrow(v == v ? rounded : quiet_nan);
     __builtin_memcpy(p, &out, sizeof(out));
-#endif
   } else if constexpr (std::is_same_v<T, Float16>) {
 #if defined(GANFAST_HALF)
     const HalfVec half = __builtin_convertvector(v, HalfVec);

@@ -55,7 +55,8 @@ def test_use_changes_who_serves_and_ends_with_the_block():
     if "native" not in backend.available("cpu"):
         missing("native", backend.explain("cpu"))
     before = backend.explain("cpu")
-    assert before.count("native") == len(OPS)
+    # Gradients of targets, which hardly anybody asks for, are eager everywhere.
+    assert before.count("native") == len(OPS) - 1
     with backend.use("eager"):
         inside = backend.explain("cpu")
         assert inside.count("eager") >= len(OPS)

@@ -20,6 +20,7 @@ DESCRIBED = {
     "avx512": "AVX-512,",
     "avx512_bf16": "AVX-512 with bfloat16",
 }
+TESTED = ("batch_norm_act", "batch_norm_act_shapes", "binary_cross_entropy", "gan_loss")
 NARROWEST_FIRST = list(DESCRIBED)
 
 
@@ -39,7 +40,7 @@ def test_narrower_instruction_sets_pass_the_same_tests(capability):
     assert said.startswith(DESCRIBED[capability])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", "native", "--no-header",
-         str(TESTS / "test_batch_norm_act.py"), str(TESTS / "test_batch_norm_act_shapes.py")],
+         *(str(TESTS / f"test_{name}.py") for name in TESTED)],
         env=environment, capture_output=True, text=True, cwd=TESTS.parent,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]

@@ -1,35 +1,18 @@
 // Autograd for the batch_norm_act ops on every device: the twin of the Python functions in
 // ganfast/ops/batch_norm_act/__init__.py, at about two thirds of their host time for a forward and
-// backward call. Nodes are written out, rather than torch::autograd::Function, because that class
-// refuses torch.func's transforms.
-#include <ATen/core/Tensor.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-#include <c10/util/intrusive_ptr.h>
-#include <torch/csrc/autograd/function.h>
-#include <torch/csrc/autograd/functions/utils.h>
-#include <torch/csrc/autograd/saved_variable.h>
-#include <torch/library.h>
-
-#include <memory>
+// backward call.
 #include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <tuple>
-#include <type_traits>
 #include <utility>
+
+#include "../autograd_nodes.h"
 
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using torch::autograd::collect_next_edges;
-using torch::autograd::compute_requires_grad;
-using torch::autograd::Node;
-using torch::autograd::SavedVariable;
-using torch::autograd::set_history;
-using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
 using OptionalString = std::optional<std::string_view>;
 
 using Train = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
@@ -51,11 +34,6 @@ using DoubleBackward = std::tuple<Tensor, Tensor, Tensor>(const OptionalTensor&,
                                                           const Tensor&, double, bool,
                                                           OptionalString, double, std::string_view);
 
-template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 // The arguments that every derivative of one call shares.
 struct Constants {
   double eps;
@@ -73,31 +51,6 @@ struct Constants {
     return activation ? OptionalString(*activation) : std::nullopt;
   }
 };
-
-// torch counts references to nodes with intrusive_ptr from 2.15 or so on, with shared_ptr before.
-template <typename N>
-inline constexpr bool counts_itself = std::is_base_of_v<c10::intrusive_ptr_target, N>;
-template <typename N>
-using NodePtr = std::conditional_t<counts_itself<N>, c10::intrusive_ptr<N>, std::shared_ptr<N>>;
-
-template <typename N>
-NodePtr<N> make_node(Constants constants) {
-  if constexpr (counts_itself<N>) {
-    return c10::make_intrusive<N>(std::move(constants));
-  } else {
-    return NodePtr<N>(new N(std::move(constants)), [](N* node) { deleteNode(node); });
-  }
-}
-
-Tensor or_undefined(const OptionalTensor& t) { return t ? *t : Tensor(); }
-
-OptionalTensor or_none(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-
-void refuse_forward_mode(const Tensor& t) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!t.defined() || !t._fw_grad(0).defined(),
-                              "ganfast's batch_norm_act has no forward-mode derivative; use "
-                              "reverse mode, or ganfast.unfuse the model first");
-}
 
 struct BatchNormActDoubleBackward : public Node {
   explicit BatchNormActDoubleBackward(Constants constants_) : constants(std::move(constants_)) {}
@@ -161,9 +114,9 @@ std::tuple<Tensor, Tensor> record(const Tensor& x, const OptionalTensor& weight_
                                   const OptionalTensor& bias_, Constants constants,
                                   const Forward& forward) {
   const Tensor weight = or_undefined(weight_), bias = or_undefined(bias_);
-  refuse_forward_mode(x);
-  refuse_forward_mode(weight);
-  refuse_forward_mode(bias);
+  refuse_forward_mode("batch_norm_act", x);
+  refuse_forward_mode("batch_norm_act", weight);
+  refuse_forward_mode("batch_norm_act", bias);
   NodePtr<BatchNormActBackward> node;
   if (compute_requires_grad(x, weight, bias)) {
     node = make_node<BatchNormActBackward>(std::move(constants));
@@ -226,8 +179,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const Tensor& x,
   const Tensor weight = or_undefined(weight_);
   NodePtr<BatchNormActDoubleBackward> node;
   if (compute_requires_grad(dy, x, weight)) {
-    node =
-        make_node<BatchNormActDoubleBackward>({eps, training, activation, negative_slope, order});
+    node = make_node<BatchNormActDoubleBackward>(
+        Constants{eps, training, activation, negative_slope, order});
     node->set_next_edges(collect_next_edges(dy, x, weight));
     node->dy = SavedVariable(dy, false);
     node->x = SavedVariable(x, false);

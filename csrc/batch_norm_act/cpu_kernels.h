@@ -2,15 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <string_view>
 
 #include "../activation.h"
+#include "../instruction_set.h"
 
 namespace ganfast {
-
-enum class ElementType { float32, float64, bfloat16, float16 };
-enum class InstructionSet { baseline, avx2, avx512, avx512_bf16 };
 
 // Tensors of one chunk of the batch. NC*: x[image][channel][position], `outer` counts images.
 // Channels-last: x[row][channel], `outer` counts rows (images times positions), positions is 1.
@@ -99,41 +95,5 @@ struct Selection {
   bool act_norm;
   bool channels_last;
 };
-
-namespace baseline {
-const Kernels& kernels(const Selection& selection);
-}
-#if defined(__x86_64__)
-namespace avx2 {
-const Kernels& kernels(const Selection& selection);
-}
-namespace avx512 {
-const Kernels& kernels(const Selection& selection);
-}
-namespace avx512_bf16 {  // bfloat16 only
-const Kernels& kernels(const Selection& selection);
-}
-#endif
-
-// The widest instruction set of the processor this runs on; GANFAST_CPU_CAPABILITY=avx512, avx2 or
-// baseline asks for a narrower one, for tests.
-inline InstructionSet best_instruction_set() {
-#if defined(__x86_64__)
-  const char* variable = std::getenv("GANFAST_CPU_CAPABILITY");
-  const std::string_view most = variable ? variable : "";
-  if (most == "baseline") return InstructionSet::baseline;
-  __builtin_cpu_init();
-  if (most != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return most != "avx512" && __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16
-                                                                    : InstructionSet::avx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
-    return InstructionSet::avx2;
-  }
-#endif
-  return InstructionSet::baseline;
-}
 
 }  // namespace ganfast

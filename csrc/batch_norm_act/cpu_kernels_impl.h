@@ -1,12 +1,9 @@
-// The CPU kernels, compiled once per instruction set: cpu_<set>.cpp includes this under its target
-// pragma with GANFAST_ISA naming the namespace.
+// The CPU kernels of batch_norm_act, included by ../cpu_kernels_impl.h.
 //
 // cpu_ops.h says what is computed for one vector of elements, cpu_walks.h in which order memory is
 // visited; here are what happens once a channel, and the table of all kernels.
 
 namespace ganfast::GANFAST_ISA {
-
-#include "../simd.h"
 
 namespace {
 

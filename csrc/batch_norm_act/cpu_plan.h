@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../dispatch.h"
 #include "cpu_kernels.h"
 
 namespace ganfast {
@@ -45,34 +46,6 @@ inline Activation parse_activation(std::optional<std::string_view> name) {
   return Activation::leaky_relu;
 }
 
-inline ElementType element_type(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat:
-      return ElementType::float32;
-    case at::kDouble:
-      return ElementType::float64;
-    case at::kBFloat16:
-      return ElementType::bfloat16;
-    case at::kHalf:
-      return ElementType::float16;
-    default:
-      TORCH_CHECK_NOT_IMPLEMENTED(false, "\"batch_norm_act\" not implemented for '",
-                                  toString(x.scalar_type()), "'");
-  }
-}
-
-inline const Kernels& select_kernels(const Selection& selection) {
-#if defined(__x86_64__)
-  static const InstructionSet best = best_instruction_set();
-  if (best == InstructionSet::avx512_bf16 && selection.type == ElementType::bfloat16) {
-    return avx512_bf16::kernels(selection);
-  }
-  if (best >= InstructionSet::avx512) return avx512::kernels(selection);
-  if (best == InstructionSet::avx2) return avx2::kernels(selection);
-#endif
-  return baseline::kernels(selection);
-}
-
 // How one tensor's elements are shared out: over chunks of the batch (splits), blocks of channels
 // and parts of the images or rows. `inputs` tensors are read for sums; none, and there is only a
 // map.
@@ -93,8 +66,8 @@ struct Plan {
     const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
     positions = channels_last ? 1 : all_positions;
     outer = channels_last ? images * all_positions : images;
-    kernels = &select_kernels(
-        {element_type(x), parse_activation(activation), order == "act_norm", channels_last});
+    kernels = &select_kernels<Selection>({element_type("batch_norm_act", x), parse_activation(activation),
+                               order == "act_norm", channels_last});
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
       // What takes two inputs or three is worth a second thread sooner.
@@ -216,9 +189,6 @@ void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, 
   });
   plan.for_each_part(map);
 }
-
-inline const char* data(const Tensor& t) { return static_cast<const char*>(t.const_data_ptr()); }
-inline char* mutable_data(const Tensor& t) { return static_cast<char*>(t.mutable_data_ptr()); }
 
 // A gradient in x's dtype and memory format. Without the question, `to` alone takes half a
 // microsecond to find that there is nothing to do.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ganfast.bench.case import Case, check_results
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 
-__all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "Case", "cases"]
+__all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "cases"]
 
 DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
     *((128, 64, 32, 32), (128, 128, 16, 16), (128, 256, 8, 8), (128, 512, 4, 4)),
@@ -20,20 +21,6 @@ DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
 )
 TINY_SHAPE = (2, 8, 4, 4)
 PASSES = ("forward", "forward+backward", "double backward")
-
-
-class Case(NamedTuple):
-    """One thing to measure: the providers do the same work, the copies are what they are held to.
-
-    Attributes:
-        name: shape, dtype and layout, for people.
-        passes: which of ``PASSES``.
-        providers: zero-argument calls by name.
-    """
-
-    name: str
-    passes: str
-    providers: dict[str, Callable[[], Any]]
 
 
 def cases(
@@ -96,22 +83,10 @@ def _case(
         models["compile"] = torch.compile(copy.deepcopy(pair), dynamic=False)
     providers = {name: _provider(passes, model, x, dy) for name, model in models.items()}
     results = {name: provider() for name, provider in providers.items()}
-    for name, result in results.items():
-        _check(name, result, results["ganfast"], torch.finfo(dtype).eps ** 0.5)
+    check_results(results, torch.finfo(dtype).eps ** 0.5)
     providers["clone"] = x.detach().clone
     layout = " channels-last" if channels_last else ""
     return Case(f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}", passes, providers)
-
-
-def _check(name: str, result: Any, ours: Any, tolerance: float) -> None:
-    """Compare by norms: where z is 0 within a rounding, two right answers differ in the mask."""
-    if isinstance(result, Tensor):
-        result, ours = (result,), (ours,)
-    for theirs, value in zip(result, ours, strict=True):
-        scale = theirs.double().norm()
-        error = (theirs.double() - value.double()).norm() / scale
-        if not error <= tolerance:
-            raise AssertionError(f"{name} and ganfast differ by {error:.1e} of the norm")
 
 
 def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:

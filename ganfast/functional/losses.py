@@ -158,8 +158,7 @@ def gan_discriminator_loss(
     Raises:
         ValueError: an unknown kind; labels for a kind without labels, or outside [0, 1] for "bce";
             ``fake`` missing, or given with ``splits=2``; an odd batch with ``splits=2``.
-        RuntimeError: dtypes or devices of real and fake differ; on the CPU, a probability outside
-            [0, 1].
+        RuntimeError: dtypes of real and fake differ; on the CPU, a probability outside [0, 1].
 
     Source: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661 (bce); Mao et al. 2016,
     https://arxiv.org/abs/1611.04076 (lsgan, here without the factor 1/2, as MSELoss); Arjovsky et
@@ -182,10 +181,9 @@ def gan_discriminator_loss(
         raise ValueError(f"splits must be 1 or 2, got {splits}")
     elif fake is None:
         raise ValueError("give the scores of generated images, or both in one tensor and splits=2")
-    elif fake.dtype != real.dtype or fake.device != real.device:
+    elif fake.dtype != real.dtype:
         raise RuntimeError(
-            f"real and fake scores must agree in dtype and device, got {real.dtype} on "
-            f"{real.device} and {fake.dtype} on {fake.device}"
+            f"real and fake scores must have one dtype, got {real.dtype} and {fake.dtype}"
         )
     result: tuple[Tensor, Tensor, Tensor] = _gan_loss.forward(
         real, fake, form, real_label, fake_label, splits
@@ -256,7 +254,7 @@ def _agreed(
     x: Tensor, target: Tensor, from_logits: bool
 ) -> tuple[Tensor, Tensor, torch.dtype | None]:
     """Return input and target in one dtype, and the dtype of the result where it is another."""
-    if torch.is_autocast_enabled(x.device.type):
+    if target.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
         return x, target.to(x.dtype), None
     if not (from_logits and target.is_floating_point()):
         raise RuntimeError(
@@ -288,18 +286,17 @@ def _form(
     kind: str, network: int, from_logits: bool, real_label: float, fake_label: float
 ) -> tuple[str, float, float]:
     """Return the op's form of a loss and its labels."""
+    if kind == "bce":
+        if not (0.0 <= real_label <= 1.0 and 0.0 <= fake_label <= 1.0):
+            raise ValueError(f"labels must lie in [0, 1], got {real_label} and {fake_label}")
+        return "logits" if from_logits else "probabilities", real_label, fake_label
     try:
         *forms, has_labels = GAN_LOSSES[kind]
     except KeyError:
         kinds = ", ".join(map(repr, GAN_LOSSES))
         raise ValueError(f"kind must be one of {kinds}, got {kind!r}") from None
-    form = forms[network]
-    if not has_labels:
-        if (real_label, fake_label) != (1.0, 0.0):
-            raise ValueError(f"a {kind} loss has no labels, got {real_label} and {fake_label}")
-        return form, 1.0, -1.0
-    if kind == "bce":
-        _check_label(real_label)
-        _check_label(fake_label)
-        form = form if from_logits else "probabilities"
-    return form, real_label, fake_label
+    if has_labels:
+        return forms[network], real_label, fake_label
+    if real_label != 1.0 or fake_label != 0.0:
+        raise ValueError(f"a {kind} loss has no labels, got {real_label} and {fake_label}")
+    return forms[network], 1.0, -1.0

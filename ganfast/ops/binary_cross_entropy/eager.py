@@ -25,12 +25,13 @@ def forward(
     wide = _wide(x)
     u = x.to(wide)
     t = torch.full_like(u, label) if target is None else target.to(wide)
-    if from_logits:
-        y = functional.binary_cross_entropy_with_logits(
-            u, t, _to(weight, wide), pos_weight=_to(pos_weight, wide), reduction=reduction
-        )
-    else:
-        y = functional.binary_cross_entropy(u, t, _to(weight, wide), reduction=reduction)
+    with torch._C._DisableAutocast():  # which forbids binary_cross_entropy on GPUs
+        if from_logits:
+            y = functional.binary_cross_entropy_with_logits(
+                u, t, _to(weight, wide), pos_weight=_to(pos_weight, wide), reduction=reduction
+            )
+        else:
+            y = functional.binary_cross_entropy(u, t, _to(weight, wide), reduction=reduction)
     return _like(x, y) if reduction == "none" else y.to(x.dtype)
 
 
@@ -77,6 +78,8 @@ def target_backward(
 
 
 def _wide(x: Tensor) -> torch.dtype:
+    if not x.is_floating_point():
+        raise NotImplementedError(f'"binary_cross_entropy" not implemented for {x.dtype}')
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

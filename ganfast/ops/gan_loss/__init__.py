@@ -18,8 +18,8 @@ Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=
 half is the real scores and its second the generated ones; ``real`` alone with ``splits=1``, which
 is a generator's loss with the label ``real_label``.
 
-Results: the loss, the mean score of the real and of the generated images (no elements where there
-are none), scalars in float32 (float64 for float64). Scores have no gradient.
+Results: the loss and the mean scores of the real and of the generated images, scalars in float32
+(float64 for float64); a generator's loss comes with scores of no elements. Scores have no gradient.
 
 Backward, with n scores in a mean: ``dx = dloss / n * slope``, read from ``dloss`` on its device.
 """
@@ -45,9 +45,9 @@ def _fake_forward(
     splits: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.float64 if real.dtype == torch.float64 else torch.float32
-    both = fake is not None or splits == 2
-    loss, score = (real.new_empty((), dtype=dtype) for _ in range(2))
-    return loss, score, real.new_empty(() if both else (0,), dtype=dtype)
+    scores = () if fake is not None or splits == 2 else (0,)
+    real_score, fake_score = (real.new_empty(scores, dtype=dtype) for _ in range(2))
+    return real.new_empty((), dtype=dtype), real_score, fake_score
 
 
 def _fake_backward(

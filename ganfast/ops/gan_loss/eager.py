@@ -21,6 +21,8 @@ def forward(
     splits: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the loss and the mean scores."""
+    if not real.is_floating_point():
+        raise NotImplementedError(f'"gan_loss" not implemented for {real.dtype}')
     wide = torch.float64 if real.dtype == torch.float64 else torch.float32
     real = real.to(wide)
     if fake is None:
@@ -28,10 +30,12 @@ def forward(
         second = rest[0] if rest else None
     else:
         first, second = real, fake.to(wide)
-    loss, real_score = _loss(first, kind, real_label), _score(first, kind)
-    if second is None:
-        return loss, real_score, real.new_empty(0)
-    return loss + _loss(second, kind, fake_label), real_score, _score(second, kind)
+    with torch._C._DisableAutocast():  # which forbids binary_cross_entropy on GPUs
+        loss = _loss(first, kind, real_label)
+        if second is None:
+            return loss, real.new_empty(0), real.new_empty(0)
+        loss = loss + _loss(second, kind, fake_label)
+        return loss, _score(first, kind), _score(second, kind)
 
 
 def backward(
@@ -80,7 +84,7 @@ def _gradient(dloss: Tensor, x: Tensor, kind: str, label: float) -> Tensor:
     elif kind == "squared":
         slope = 2 * (u - label)
     elif kind == "hinge":  # NaN keeps its slope, as behind torch's ReLU
-        slope = torch.where(1 - label * u <= 0, 0.0, -label)
+        slope = (1 - label * u <= 0).logical_not().to(u.dtype) * -label
     else:
         slope = torch.full_like(u, -label)
     return slope * (dloss / x.numel() if x.numel() else dloss)

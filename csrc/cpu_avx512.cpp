@@ -6,7 +6,8 @@
 
 #include <torch/headeronly/util/Half.h>
 
-#include "cpu_kernels.h"
+#include "batch_norm_act/cpu_kernels.h"
+#include "loss_kernels.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
