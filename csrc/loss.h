@@ -4,11 +4,6 @@
 // x is a score, t its target, p the weight of positive examples (of logits only). Included in the
 // namespace that Math belongs to, after its instruction set is chosen.
 
-template <typename V>
-GANFAST_INLINE V at_least(V x, V least) {
-  return x < least ? least : x;  // a NaN stays
-}
-
 // 1 / (1 + exp(-x)), given exp(-|x|).
 template <typename V>
 GANFAST_INLINE V sigmoid_given(V x, V exp_of_minus_abs) {
@@ -16,20 +11,16 @@ GANFAST_INLINE V sigmoid_given(V x, V exp_of_minus_abs) {
   return x < 0.0f ? exp_of_minus_abs * larger : larger;
 }
 
-template <typename V>
-GANFAST_INLINE V minus_abs(V x) {
-  return x > 0.0f ? -x : x;
-}
-
 template <Loss L, typename Math, typename V>
 GANFAST_INLINE V loss_of(V x, V t, V p) {
   if constexpr (L == Loss::probabilities) {
-    const V log_x = at_least(Math::log_of(x), V{} - 100.0f);
-    const V log_rest = at_least(Math::log1p_of_minus(x), V{} - 100.0f);
+    const V log_x = Math::at_least(Math::log_of(x), -100.0);
+    const V log_rest = Math::at_least(Math::log1p_of_minus(x), -100.0);
     return (t - 1.0f) * log_rest - t * log_x;
   } else if constexpr (L == Loss::logits) {
+    // Less than zero rather than min: a NaN is caught by the other term.
     const V log_sigmoid =
-        (x < 0.0f ? x : V{}) - Math::log1p_of_unit(Math::exp_of_nonpositive(minus_abs(x)));
+        (x < 0.0f ? x : V{}) - Math::log1p_of_unit(Math::exp_of_nonpositive(Math::minus_abs(x)));
     return (1.0f - t) * x - ((p - 1.0f) * t + 1.0f) * log_sigmoid;
   } else if constexpr (L == Loss::squared) {
     return (x - t) * (x - t);
@@ -45,9 +36,9 @@ GANFAST_INLINE V loss_of(V x, V t, V p) {
 template <Loss L, typename Math, typename V>
 GANFAST_INLINE V slope_of(V x, V t, V p) {
   if constexpr (L == Loss::probabilities) {
-    return (x - t) / at_least((1.0f - x) * x, Math::template constant<V>(1e-12));
+    return (x - t) / Math::at_least((1.0f - x) * x, 1e-12);
   } else if constexpr (L == Loss::logits) {
-    const V s = sigmoid_given(x, Math::exp_of_nonpositive(minus_abs(x)));
+    const V s = sigmoid_given(x, Math::exp_of_nonpositive(Math::minus_abs(x)));
     return (p * t + (1.0f - t)) * s - p * t;
   } else if constexpr (L == Loss::squared) {
     return 2.0f * (x - t);
@@ -62,7 +53,7 @@ GANFAST_INLINE V slope_of(V x, V t, V p) {
 template <Loss L, typename Math, typename V>
 GANFAST_INLINE V score_of(V x) {
   if constexpr (L == Loss::logits) {
-    return sigmoid_given(x, Math::exp_of_nonpositive(minus_abs(x)));
+    return sigmoid_given(x, Math::exp_of_nonpositive(Math::minus_abs(x)));
   } else {
     return x;
   }

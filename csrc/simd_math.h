@@ -1,13 +1,11 @@
 // Exponential and logarithms of vectors, for the ranges that losses need. Included after simd.h.
 //
-// The polynomials are Chebyshev fits, the fitted part's relative error below 1e-8 in float;
+// The polynomials are Chebyshev fits, the fitted part's relative error below 2e-8 in float;
 // doubles, which no training loop is fast in, go through the C library one by one.
 
 // 2 atanh(s) for s^2 = z below 1/9, as 2 s + s z P(z).
 GANFAST_INLINE FloatVec twice_atanh(FloatVec s, FloatVec z) {
-  const FloatVec p =
-      (((0.2322432922f * z + 0.217065758f) * z + 0.2859235799f) * z + 0.3999970633f) * z +
-      0.6666666732f;
+  const FloatVec p = ((0.2685149802f * z + 0.2823661981f) * z + 0.4000756064f) * z + 0.6666664034f;
   return (s + s) + s * z * p;
 }
 
@@ -16,24 +14,40 @@ GANFAST_INLINE FloatVec twice_atanh_small(FloatVec s, FloatVec z) {
   return (s + s) + s * z * ((0.2957994939f * z + 0.3998878057f) * z + 0.6666668504f);
 }
 
-// exp(x) for x <= 0, subnormal results included.
-GANFAST_INLINE FloatVec exp_of_nonpositive(FloatVec x) {
-  x = x < -104.0f ? FloatVec{} - 104.0f : x;  // exp is 0 there; a NaN stays
-  // x = n log(2) + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to the integer n.
-  const float shift = 12582912.0f;
-  const FloatVec shifted = x * 1.44269504f + shift;
-  const FloatVec n = shifted - shift;
-  const FloatVec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  const FloatVec q =
-      (((0.001392617612f * r + 0.008363173075f) * r + 0.04166655466f) * r + 0.1666657703f) * r +
-      0.5f;
-  const FloatVec p = 1.0f + (r + r * r * q);
-  // 2^n in two factors, since n reaches -150.
-  const IntVec exponent = (IntVec)shifted - 0x4b400000;
+// p * 2^n for integers n from -150 to 0, subnormal results included.
+GANFAST_INLINE FloatVec scale(FloatVec p, FloatVec n) {
+#if defined(GANFAST_AVX512)
+  return (FloatVec)_mm512_maskz_scalef_ps(all_lanes, (__m512)p, (__m512)n);
+#else
+  const IntVec exponent = __builtin_convertvector(n, IntVec);
   const IntVec half = exponent >> 1;
   const FloatVec first = (FloatVec)((half + 127) << 23);
   const FloatVec second = (FloatVec)((exponent - half + 127) << 23);
   return p * first * second;
+#endif
+}
+
+// The larger of x and `least`; x where it is NaN.
+GANFAST_INLINE FloatVec at_least(FloatVec x, float least) {
+  const FloatVec bound = FloatVec{} + least;
+#if defined(GANFAST_AVX512)
+  return (FloatVec)_mm512_maskz_max_ps(all_lanes, (__m512)bound, (__m512)x);
+#else
+  return bound > x ? bound : x;
+#endif
+}
+
+// exp(x) for x <= 0.
+GANFAST_INLINE FloatVec exp_of_nonpositive(FloatVec x) {
+  x = at_least(x, -104.0f);  // exp is 0 there
+  // x = n log(2) + r with |r| <= log(2) / 2; adding 1.5 * 2^23 rounds to the integer n.
+  const float shift = 12582912.0f;
+  const FloatVec n = (x * 1.44269504f + shift) - shift;
+  const FloatVec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const FloatVec q =
+      (((0.001392617612f * r + 0.008363173075f) * r + 0.04166655466f) * r + 0.1666657703f) * r +
+      0.5f;
+  return scale(1.0f + (r + r * r * q), n);
 }
 
 // log(1 + x) for 0 <= x <= 1.
@@ -77,11 +91,23 @@ GANFAST_BY_ELEMENT(log_of, log, )
 GANFAST_BY_ELEMENT(log1p_of_minus, log1p, -)
 #undef GANFAST_BY_ELEMENT
 
+// -|x|, by the sign bit.
+GANFAST_INLINE FloatVec minus_abs(FloatVec x) { return (FloatVec)((UintVec)x | 0x80000000u); }
+GANFAST_INLINE DoubleVec minus_abs(DoubleVec x) { return x > 0.0 ? -x : x; }
+GANFAST_INLINE DoubleVec at_least(DoubleVec x, double least) {
+  const DoubleVec bound = DoubleVec{} + least;
+  return bound > x ? bound : x;
+}
+
 // What the formulas in loss.h are computed with.
 struct VectorMath {
   template <typename V>
-  static GANFAST_INLINE V constant(double value) {
-    return V{} + static_cast<std::decay_t<decltype(V{}[0])>>(value);
+  static GANFAST_INLINE V minus_abs(V x) {
+    return GANFAST_ISA::minus_abs(x);
+  }
+  template <typename V>
+  static GANFAST_INLINE V at_least(V x, double least) {
+    return GANFAST_ISA::at_least(x, static_cast<std::decay_t<decltype(x[0])>>(least));
   }
   template <typename V>
   static GANFAST_INLINE V exp_of_nonpositive(V x) {

@@ -5,12 +5,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -27,7 +22,6 @@ using at::Tensor;
 
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
-inline constexpr uintptr_t huge_page_bytes = 2 << 20;
 // Elements that stay in the second-level cache between sums and map.
 inline constexpr int64_t cached_elements = 131072;
 // NC*: contiguous elements that a task should find at a time, so that it walks whole pages, and how
@@ -66,8 +60,9 @@ struct Plan {
     const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
     positions = channels_last ? 1 : all_positions;
     outer = channels_last ? images * all_positions : images;
-    kernels = &select_kernels<Selection>({element_type("batch_norm_act", x), parse_activation(activation),
-                               order == "act_norm", channels_last});
+    kernels =
+        &select_kernels<Selection>({element_type("batch_norm_act", x), parse_activation(activation),
+                                    order == "act_norm", channels_last});
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
       // What takes two inputs or three is worth a second thread sooner.
@@ -194,21 +189,6 @@ void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, 
 // microsecond to find that there is nothing to do.
 inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
-}
-
-// An output like x. A large one comes from the C library as pages that do not exist yet, and a
-// fault for each 4 KiB costs more than the arithmetic on it: Linux is asked for huge pages there.
-inline Tensor output_like(const Tensor& x) {
-  Tensor y = at::empty_like(x);
-#if defined(__linux__)
-  if (y.nbytes() >= huge_page_bytes * 2) {
-    const auto begin = reinterpret_cast<uintptr_t>(y.mutable_data_ptr());
-    const uintptr_t first = (begin + huge_page_bytes - 1) / huge_page_bytes * huge_page_bytes;
-    const uintptr_t last = (begin + y.nbytes()) / huge_page_bytes * huge_page_bytes;
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return y;
 }
 
 // Calls f with a zero of the arithmetic's type.

@@ -1,5 +1,4 @@
 // The ops of binary_cross_entropy on the CPU; the mathematics is in ../loss.h.
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <atomic>
@@ -55,7 +54,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
   Operands o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   if (reduction == "none") {
-    Tensor y = at::empty_like(o.x);
+    Tensor y = output_like(o.x);
     o.call.out = mutable_data(y);
     std::atomic<int> outside{0};
     for_each_part(n, [&](int64_t, int64_t begin, int64_t end) {
@@ -73,7 +72,7 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
                 std::string_view reduction) {
   Operands o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
-  Tensor dx = at::empty_like(o.x);
+  Tensor dx = output_like(o.x);
   o.call.out = mutable_data(dx);
   Tensor dy_like_x;
   if (reduction == "none") {

@@ -89,7 +89,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
   const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
   const LossKernels& kernels = kernels_for(real, kind);
   const auto gradient_of = [&](const Tensor& x, bool needed) {
-    return needed && x.defined() ? at::empty_like(x) : at::empty({0}, real.options());
+    return needed && x.defined() ? output_like(x) : at::empty({0}, real.options());
   };
   const Tensor dreal = gradient_of(real, need_real), dfake = gradient_of(fake, need_fake);
   const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
