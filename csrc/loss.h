@@ -36,7 +36,7 @@ GANFAST_INLINE V loss_of(V x, V t, V p) {
 template <Loss L, typename Math, typename V>
 GANFAST_INLINE V slope_of(V x, V t, V p) {
   if constexpr (L == Loss::probabilities) {
-    return (x - t) / Math::at_least((1.0f - x) * x, 1e-12);
+    return (x - t) / Math::at_least((1.0f - x) * x, 1e-12f);  // float for double too, as in torch
   } else if constexpr (L == Loss::logits) {
     const V s = sigmoid_given(x, Math::exp_of_nonpositive(Math::minus_abs(x)));
     return (p * t + (1.0f - t)) * s - p * t;

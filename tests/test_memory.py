@@ -10,7 +10,7 @@ import pytest
 for package in ("torchvision", "matplotlib", "tqdm"):
     pytest.importorskip(package)
 
-FAULTS_OF_TEN_CLONES = """
+FAULTS_OF_TWENTY_CLONES = """
 import resource, sys
 import torch
 import ganfast
@@ -19,16 +19,17 @@ if sys.argv[1] == "keep" and not keep_freed_memory():
     print("no glibc")
     raise SystemExit
 x = torch.zeros(12 * 2**20)  # 48 MB
-x.clone()
+for _ in range(5):  # until the heap has a place for it
+    x.clone()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(20):
     x.clone()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(argument: str) -> int:
-    command = [sys.executable, "-c", FAULTS_OF_TEN_CLONES, argument]
+    command = [sys.executable, "-c", FAULTS_OF_TWENTY_CLONES, argument]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     if said == "no glibc":
         pytest.skip("the C library is not glibc")
@@ -37,8 +38,8 @@ def faults(argument: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults of Linux")
 def test_freed_memory_is_kept_only_on_request():
-    assert faults("keep") < 100
-    assert faults("leave") > 10 * 20  # 48 MB are 23 huge pages or 11,719 small ones
+    # A clone that finds no room in the heap for once costs 12,288 faults (23 with huge pages).
+    assert faults("keep") < faults("leave") / 5
 
 
 @pytest.mark.parametrize("keep", [True, False])

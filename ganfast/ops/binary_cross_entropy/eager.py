@@ -11,6 +11,9 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional
 
+SMALLEST_DENOMINATOR = 9.999999960041972e-13
+"""Of the gradient on probabilities: 1e-12 in float32, which is what torch uses in float64 too."""
+
 
 def forward(
     x: Tensor,
@@ -53,7 +56,7 @@ def backward(
         positive = t if pos_weight is None else pos_weight.to(wide) * t
         slope = u.sigmoid() * (positive + (1 - t)) - positive
     else:
-        slope = (u - t) / ((1 - u) * u).clamp_min(1e-12)
+        slope = (u - t) / ((1 - u) * u).clamp_min(SMALLEST_DENOMINATOR)
     return _like(x, slope * _incoming(dy, x, weight, reduction))
 
 

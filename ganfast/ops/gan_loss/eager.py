@@ -11,6 +11,8 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.nn import functional
 
+SMALLEST_DENOMINATOR = 9.999999960041972e-13  # as in binary_cross_entropy
+
 
 def forward(
     real: Tensor,
@@ -78,7 +80,7 @@ def _score(x: Tensor, kind: str) -> Tensor:
 def _gradient(dloss: Tensor, x: Tensor, kind: str, label: float) -> Tensor:
     u = x.to(dloss.dtype)
     if kind == "probabilities":
-        slope = (u - label) / ((1 - u) * u).clamp_min(1e-12)
+        slope = (u - label) / ((1 - u) * u).clamp_min(SMALLEST_DENOMINATOR)
     elif kind == "logits":
         slope = u.sigmoid() - label
     elif kind == "squared":

@@ -1,0 +1,112 @@
+"""Compare every op with torch in float64, on this machine: the work behind ``ganfast verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ganfast import backend
+from ganfast.bench.exactness import Verdict
+
+__all__ = ["CHECKS", "DTYPES", "Check", "Row", "verify"]
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
+
+
+class Check(NamedTuple):
+    """One call compared with torch's.
+
+    Attributes:
+        layout: of the tensors, for people.
+        name: mode and inputs, for people.
+        verdicts: runs it and compares each of its results.
+    """
+
+    layout: str
+    name: str
+    verdicts: Callable[[], Iterable[Verdict]]
+
+
+CHECKS: dict[str, Callable[[torch.dtype, str], Iterator[Check]]] = {}
+"""The checks of every op by its name, for a dtype and a device; an op's module adds its own."""
+
+
+class Row(NamedTuple):
+    """The checks of one op, backend, dtype and layout.
+
+    Attributes:
+        worst: the verdict that comes closest to what the rule allows, or goes furthest beyond.
+        failures: one line for each result that breaks the rule, and each call that raised.
+    """
+
+    op: str
+    backend: str
+    dtype: str
+    layout: str
+    results: int
+    worst: Verdict
+    failures: list[str]
+
+
+def verify(
+    *,
+    device: str = "cpu",
+    backends: Sequence[str] | None = None,
+    dtypes: Sequence[str] = tuple(DTYPES),
+) -> Iterator[Row]:
+    """Run every registered check and yield a row for each op, backend, dtype and layout.
+
+    Args:
+        device: where.
+        backends: names for ``ganfast.backend.use``; None for all that the device has.
+        dtypes: names out of ``DTYPES``.
+
+    Raises:
+        RuntimeError: a backend has no kernels here.
+        ValueError: an unknown backend.
+
+    Example::
+
+        >>> rows = list(verify(backends=["eager"], dtypes=["float32"]))
+        >>> any(row.failures for row in rows)
+        False
+    """
+    for op, checks in CHECKS.items():
+        for name in backend.available(device) if backends is None else backends:
+            for dtype in dtypes:
+                with backend.use(name):
+                    yield from _rows(op, name, dtype, checks(DTYPES[dtype], device))
+
+
+def _rows(op: str, name: str, dtype: str, checks: Iterator[Check]) -> Iterator[Row]:
+    verdicts: dict[str, list[Verdict]] = {}
+    failures: dict[str, list[str]] = {}
+    for check in checks:
+        found = verdicts.setdefault(check.layout, [])
+        failed = failures.setdefault(check.layout, [])
+        try:
+            results = list(check.verdicts())
+        except Exception as error:
+            failed.append(f"{check.name}: {type(error).__name__}: {error}")
+            continue
+        found += results
+        failed += [f"{check.name}: {_describe(v)}" for v in results if not v.passed]
+    for layout, found in verdicts.items():
+        worst = max(found, key=_closeness, default=Verdict("", 0.0, 0.0, 0.0, True))
+        yield Row(op, name, dtype, layout, len(found), worst, failures[layout])
+
+
+def _closeness(verdict: Verdict) -> float:
+    if not verdict.unusual:
+        return float("inf")
+    if verdict.allowed:
+        return verdict.error / verdict.allowed
+    return float("inf") if verdict.error else 0.0
+
+
+def _describe(verdict: Verdict) -> str:
+    if not verdict.unusual:
+        return f"{verdict.what}: values that are not finite differ from torch's"
+    return f"{verdict.what}: error {verdict.error:.2e}, allowed {verdict.allowed:.2e}"

@@ -1,0 +1,92 @@
+"""``ganfast verify``: compare every kernel with torch in float64 on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+
+import torch
+
+from ganfast import backend
+from ganfast.bench import Row, fingerprint, verify
+from ganfast.bench.verify import DTYPES
+from ganfast.cli.errors import CommandError
+
+__all__ = ["add_parser", "run"]
+
+FAILED = 1
+SHOWN_FAILURES = 5
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the subcommand."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="compare every kernel with torch in float64",
+        description="Compare every op, backend, dtype and layout with torch in float64. A kernel's "
+        "error may be at most twice torch's own at the same dtype, plus one rounding. The exit "
+        "code is 1 where one is not.",
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
+    parser.add_argument(
+        "--backend", choices=backend.NAMES, nargs="+", help="default: all that the device has"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
+    parser.add_argument("--json", metavar="FILE", help="write the machine and the rows; - for here")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table, and what failed; return 1 where something did."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        found = verify(device=device, backends=args.backend, dtypes=args.dtype)
+        rows = list(found if args.json == "-" else _printed(found))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise CommandError(str(error).partition("\n")[0]) from error
+    failed = sum(bool(row.failures) for row in rows)
+    if args.json:
+        _write(args.json, rows)
+    if args.json != "-":
+        count = sum(row.results for row in rows)
+        print(f"{count} results in {len(rows)} rows, {failed} rows failed")
+    return FAILED if failed else 0
+
+
+def _printed(rows: Iterable[Row]) -> Iterable[Row]:
+    header = ("op", "backend", "dtype", "layout", "results", "error", "torch's", "of allowed")
+    widths = (20, 7, 8, 13, 7, 8, 8, 10)
+    print("  ".join(f"{text:{width}}" for text, width in zip(header, widths, strict=True)))
+    for row in rows:
+        worst = row.worst
+        share = worst.error / worst.allowed if worst.allowed else 0.0
+        print(
+            f"{row.op:20}  {row.backend:7}  {row.dtype:8}  {row.layout:13}  {row.results:7}  "
+            f"{worst.error:8.1e}  {worst.torch_error:8.1e}  {share:10.0%}  "
+            f"{'FAIL' if row.failures else 'PASS'}",
+            flush=True,
+        )
+        for failure in row.failures[:SHOWN_FAILURES]:
+            print(f"    {failure}")
+        if len(row.failures) > SHOWN_FAILURES:
+            print(f"    and {len(row.failures) - SHOWN_FAILURES} more")
+        yield row
+
+
+def _write(path: str, rows: list[Row]) -> None:
+    content = {
+        "machine": fingerprint(),
+        "rows": [{**row._asdict(), "worst": row.worst._asdict()} for row in rows],
+    }
+    if path == "-":
+        json.dump(content, sys.stdout, indent=1)
+        print()
+        return
+    try:
+        with open(path, "w") as file:
+            json.dump(content, file, indent=1)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from error
