@@ -1,16 +1,24 @@
 """Measure ganfast beside its peers, values checked first, and verify it against torch."""
 
-from ganfast.bench import batch_norm_act_checks, losses_checks  # they register their checks
+# Modules of cases and checks register them when they are imported.
+from ganfast.bench import batch_norm_act, batch_norm_act_checks, losses, losses_checks, step
+from ganfast.bench.case import SUITES, Case, Options
 from ganfast.bench.machine import fingerprint
 from ganfast.bench.timing import Timing, compare
 from ganfast.bench.verify import Row, verify
 
 __all__ = [
+    "SUITES",
+    "Case",
+    "Options",
     "Row",
     "Timing",
+    "batch_norm_act",
     "batch_norm_act_checks",
     "compare",
     "fingerprint",
+    "losses",
     "losses_checks",
+    "step",
     "verify",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.case import Case, check_results
+from ganfast.bench.case import PASSES, SUITES, Case, Options, check_results
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 
 __all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "cases"]
@@ -20,7 +22,8 @@ DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
     (128, 1024),
 )
 TINY_SHAPE = (2, 8, 4, 4)
-PASSES = ("forward", "forward+backward", "double backward")
+# Tensors of x's size that must be read or written: x y; x dy dx as well; x dy ddx d_dy d_x.
+TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
 
 
 def cases(
@@ -57,6 +60,35 @@ def cases(
     return [_case(passes, s, dtype, channels_last, against, device) for s in shapes]
 
 
+def suite(options: Options) -> Iterator[Case]:
+    """Yield the cases of ``ganfast bench ops``."""
+    passes = options.passes or PASSES[:2]
+    for each, dtype, layout, shape in itertools.product(
+        passes, options.dtypes, options.layouts, options.shapes or DCGAN_SHAPES
+    ):
+        yield from cases(
+            each,
+            shapes=(shape,),
+            dtype=getattr(torch, dtype),
+            channels_last=layout == "channels-last",
+            against=options.against,
+            device=options.device,
+        )
+
+
+def overhead(options: Options) -> Iterator[Case]:
+    """Yield the cases of ``ganfast bench overhead``: host time, on a tensor of 256 values."""
+    for passes in options.passes or PASSES[:2]:
+        for case in cases(
+            passes, shapes=(TINY_SHAPE,), against=options.against, device=options.device
+        ):
+            yield case._replace(bytes_moved=0)
+
+
+SUITES["ops"] = suite
+SUITES["overhead"] = overhead
+
+
 def _case(
     passes: str,
     shape: tuple[int, ...],
@@ -65,6 +97,8 @@ def _case(
     against: tuple[str, ...],
     device: str,
 ) -> Case:
+    if len(shape) not in (2, 4):
+        raise ValueError(f"shapes are NxC or NxCxHxW, got {shape}")
     torch.manual_seed(0)
     x, dy = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
     if channels_last and len(shape) == 4:
@@ -86,7 +120,9 @@ def _case(
     check_results(results, torch.finfo(dtype).eps ** 0.5)
     providers["clone"] = x.detach().clone
     layout = " channels-last" if channels_last else ""
-    return Case(f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}", passes, providers)
+    name = f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}"
+    moved = TENSORS_MOVED[passes] * math.prod(shape) * dtype.itemsize
+    return Case(name, passes, providers, bytes_moved=moved)
 
 
 def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:

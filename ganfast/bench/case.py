@@ -1,13 +1,16 @@
-"""One thing to measure: providers that do the same work."""
+"""What can be measured: cases, and the suites of `ganfast bench` that modules register."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Case", "check_results"]
+__all__ = ["PASSES", "SUITES", "Case", "Options", "check_results"]
+
+PASSES = ("forward", "forward+backward", "double backward")
 
 
 class Case(NamedTuple):
@@ -16,12 +19,33 @@ class Case(NamedTuple):
     Attributes:
         name: what is computed, its shape, dtype and layout, for people.
         passes: "forward", "forward+backward" or "double backward".
-        providers: zero-argument calls by name.
+        providers: zero-argument calls by name; "ganfast" is ours, "clone" and "sum" are what memory
+            allows.
+        bytes_moved: bytes that must be read and written at the least; 0 where that says nothing.
+        images: images that a call trains on, for whole steps.
     """
 
     name: str
     passes: str
     providers: dict[str, Callable[[], Any]]
+    bytes_moved: int = 0
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a suite is asked for; an empty tuple stands for the suite's own choice."""
+
+    device: str = "cpu"
+    passes: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ("float32",)
+    layouts: tuple[str, ...] = ("NC*",)
+    shapes: tuple[tuple[int, ...], ...] = ()
+    against: tuple[str, ...] = ("eager",)
+
+
+SUITES: dict[str, Callable[[Options], Iterator[Case]]] = {}
+"""The suites of ``ganfast bench`` by name; each module of cases registers its own."""
 
 
 def check_results(results: dict[str, Any], tolerance: float) -> None:

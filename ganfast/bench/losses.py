@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from ganfast.bench.case import Case, check_results
+from ganfast.bench.case import PASSES, SUITES, Case, Options, check_results
 from ganfast.nn import GANLoss
 
 __all__ = ["SHAPES", "cases"]
@@ -53,6 +53,17 @@ def cases(
         for shape in shapes
     ]
 
+
+def suite(options: Options) -> Iterator[Case]:
+    """Yield the cases of ``ganfast bench losses``."""
+    for passes in options.passes or PASSES[:2]:
+        for shape in options.shapes or SHAPES:
+            yield from cases(
+                passes, shapes=(shape,), against=options.against, device=options.device
+            )
+
+
+SUITES["losses"] = suite
 
 _criterion = GANLoss()
 
@@ -106,7 +117,9 @@ def _case(
     x = scores[0].detach()
     if passes == "forward":
         providers["sum"] = x.sum
-    return Case(f"{name} {tuple(shape)}", passes, providers)
+    # Scores are read; in backward read again, and their gradients written.
+    moved = (1 if passes == "forward" else 3) * count * math.prod(shape) * x.element_size()
+    return Case(f"{name} {tuple(shape)}", passes, providers, bytes_moved=moved)
 
 
 def _provider(passes: str, call: Call, scores: list[Tensor]) -> Callable[[], Any]:
