@@ -2,6 +2,7 @@
 # make test    every check and test
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
+# make mutation   break the kernels' formulas one at a time; a test must turn red each time
 #
 # PYTHON=python3.12   the interpreter to make the environment with
 # VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
@@ -29,7 +30,7 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format clean
+.PHONY: help install demo test check format mutation clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -70,6 +71,9 @@ format: $(BUILT)
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+
+mutation: $(BUILT)
+	$(PY) tests/mutation.py
 
 clean:
 	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt

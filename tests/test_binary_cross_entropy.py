@@ -189,7 +189,19 @@ def test_probabilities_at_the_ends_in_float64(backend, device, value, target):
     torchs = run(torchs_of, x, torch.full_like(x, target), dy, reduction="none")
     torch.testing.assert_close(ours["y"], torchs["y"], rtol=1e-14, atol=0)
     # In float64 too torch's smallest denominator is 1e-12 rounded to float32.
-    torch.testing.assert_close(ours["dx"], torchs["dx"], rtol=5e-9, atol=0)
+    torch.testing.assert_close(ours["dx"], torchs["dx"], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("value", ENDS)
+def test_gradient_of_the_target_at_the_ends(backend, device, value, dtype):
+    """It knows no smallest logarithm, as in torch: at 0 and 1 it is infinite."""
+    found = []
+    for function in FORMS["probabilities"]:
+        x = torch.full((19,), value, dtype=dtype, device=device)
+        target = torch.full_like(x, 0.3).requires_grad_()
+        found += torch.autograd.grad(function(x, target, reduction="sum"), target)
+    torch.testing.assert_close(*found, rtol=4 * torch.finfo(dtype).eps, atol=0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -204,7 +216,10 @@ def test_logits_of_any_size(backend, device, dtype, value, target):
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_small_losses_keep_their_digits(backend, device, label):
-    distance = 2.0 ** -torch.arange(5.0, 24.0, device=device)
+    # Powers of two are exact distances from 1; powers of three are rounded in 1 - x.
+    twos = 2.0 ** -torch.arange(5.0, 24.0, device=device)
+    threes = 3.0 ** -torch.arange(3.0, 40.0, device=device)
+    distance = twos if label == 1.0 else torch.cat([twos, threes])
     for form, x in (("probabilities", (label - distance).abs()), ("logits", -distance.log())):
         if form == "logits" and label == 0.0:
             continue  # the loss is the difference of two large numbers, in torch too
