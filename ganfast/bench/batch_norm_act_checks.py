@@ -150,8 +150,8 @@ def _compare(
     ours = run(layer, x, dy)
     torchs = run(pair, _plain(x), _plain(dy), splits=layer.splits)
     exact = run(exact_pair, x.contiguous().double(), dy.contiguous().double(), splits=layer.splits)
-    # torch is at times exact by chance: sums over a channel may be off by a few roundings of their own
-    # size, a mean by roundings of what it is of, and y by those of x * scale.
+    # torch is at times exact by chance: sums over a channel may be off by a few roundings of their
+    # own size, a mean by roundings of what it is of, and y by those of x * scale.
     operands = {
         name: value.abs().max().item()
         for name, value in exact.items()
