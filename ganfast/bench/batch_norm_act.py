@@ -121,8 +121,9 @@ def _case(
     providers["clone"] = x.detach().clone
     layout = " channels-last" if channels_last else ""
     name = f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}"
-    moved = TENSORS_MOVED[passes] * math.prod(shape) * dtype.itemsize
-    return Case(name, passes, providers, bytes_moved=moved)
+    size_bytes = math.prod(shape) * dtype.itemsize
+    moved = TENSORS_MOVED[passes] * size_bytes
+    return Case(name, passes, providers, bytes_moved=moved, copy_bytes=2 * size_bytes)
 
 
 def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:

@@ -22,6 +22,7 @@ class Case(NamedTuple):
         providers: zero-argument calls by name; "ganfast" is ours, "clone" and "sum" are what memory
             allows.
         bytes_moved: bytes that must be read and written at the least; 0 where that says nothing.
+        copy_bytes: bytes that "clone" reads and writes.
         images: images that a call trains on, for whole steps.
     """
 
@@ -29,6 +30,7 @@ class Case(NamedTuple):
     passes: str
     providers: dict[str, Callable[[], Any]]
     bytes_moved: int = 0
+    copy_bytes: int = 0
     images: int = 0
 
 

@@ -92,19 +92,15 @@ def _line(case: Case, times: dict[str, Timing]) -> str:
     text = f"{case.name:40} {case.passes:17} {ours * 1e3:9.4f} ms ±{spread / ours:4.0%}"
     if case.bytes_moved:
         text += f" {case.bytes_moved / ours / 1e9:6.1f} GB/s"
-        if "clone" in times:
-            # A clone reads and writes x once: what two of the tensors that move would take.
-            text += f" ({times['clone'].median_s / ours * _tensors(case):4.0%} of a copy)"
+        if case.copy_bytes:
+            copied = case.copy_bytes / times["clone"].median_s
+            text += f" ({case.bytes_moved / ours / copied:4.0%} of a copy)"
     if case.images:
         text += f" {case.images / ours:8.0f} images/s"
     for name, time in times.items():
         if name != "ganfast":
             text += f"  {name} {time.median_s * 1e3:.4f} ms ({time.median_s / ours:.2f})"
     return text
-
-
-def _tensors(case: Case) -> float:
-    return {"forward": 2, "forward+backward": 5, "double backward": 5}[case.passes] / 2
 
 
 def _print_means(rows: list[dict[str, Any]]) -> None:
