@@ -31,6 +31,7 @@ def bars(rows: list[dict[str, Any]], path: str) -> None:
         [f"{row['case']}, {row['passes']}" for row in rows],
         fontsize=8,
     )
+    axes.margins(x=0.08)  # room for the figures at the ends of the bars
     axes.invert_yaxis()
     axes.set_xlabel("time of torch over time of ganfast")
     axes.legend()
