@@ -2,6 +2,8 @@
 # make test    every check and test
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
+# make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
+# make results NAME=machine   measure everything anew for README's table, some 20 minutes
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 #
 # PYTHON=python3.12   the interpreter to make the environment with
@@ -30,7 +32,7 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format mutation clean
+.PHONY: help install demo test check format bench results mutation clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -71,6 +73,22 @@ format: $(BUILT)
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
 	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+
+bench: $(BUILT)
+	$(PY) -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH)
+
+RESULTS = --json benchmarks/results/$(NAME).jsonl
+
+results: $(BUILT)
+	test -n "$(NAME)" || { echo "name the machine: make results NAME=cpu-2-cores-epyc"; exit 2; }
+	rm -f benchmarks/results/$(NAME).jsonl
+	$(PY) -m ganfast bench ops $(RESULTS) --dtype float32 bfloat16 --layout "NC*" channels-last \
+	    --passes forward forward+backward --against eager compile timm
+	$(PY) -m ganfast bench ops $(RESULTS) --passes "double backward"
+	$(PY) -m ganfast bench losses $(RESULTS) --against eager compile
+	$(PY) -m ganfast bench overhead $(RESULTS)
+	$(PY) -m ganfast bench step $(RESULTS) --keep-memory
+	$(PY) -m ganfast.bench.report
 
 mutation: $(BUILT)
 	$(PY) tests/mutation.py

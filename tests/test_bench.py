@@ -2,64 +2,136 @@
 
 from __future__ import annotations
 
-import json
+import re
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from ganfast import backend
 from ganfast import nn as fast
 from ganfast.bench import SUITES, Options, compare
+from ganfast.bench.case import PASSES
+from ganfast.bench.result import read
 from ganfast.bench.step import plain
 from ganfast.cli import main
 from ganfast.models import dcgan
 
+BFLOAT16 = "bfloat16"
 SMALL = {"ops": (4, 3, 5, 5), "losses": (8,), "overhead": (2, 8, 4, 4), "step": (4, 1, 16, 16)}
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_every_suite_measures_ours_and_torchs(suite):
+@pytest.mark.parametrize("cold_bytes", [0, 5000])
+def test_every_suite_measures_ours_and_torchs(suite, cold_bytes):
     pytest.importorskip("tqdm")
-    cases = list(SUITES[suite](Options(shapes=(SMALL[suite],))))
+    options = Options(shapes=(SMALL[suite],), cold_bytes=cold_bytes)
+    cases = list(SUITES[suite].cases(options))
     assert cases
     for case in cases:
-        assert {"ganfast", "eager"} <= case.providers.keys()
-        times = compare(case.providers, rounds=2, least_seconds=1e-5)
+        providers = case.build()
+        assert tuple(providers) == case.names
+        assert {"ganfast", "eager"} <= providers.keys()
+        times = compare(providers, rounds=2, least_seconds=1e-5)
         assert all(time.lower_s <= time.median_s <= time.upper_s for time in times.values())
         assert bool(case.images) == (suite == "step")
         assert bool(case.bytes_moved) == (suite in ("ops", "losses"))
 
 
-def test_every_pass_dtype_and_layout(capsys):
+def test_every_pass_dtype_and_layout():
     options = Options(
         passes=("forward", "double backward"), dtypes=("float32", "bfloat16"),
         layouts=("NC*", "channels-last"), shapes=((4, 3, 5, 5), (16, 4)),
     )  # fmt: skip
-    cases = list(SUITES["ops"](options))
-    assert len({(case.name, case.passes) for case in cases}) == len(cases) == 16
-    moved = {case.bytes_moved for case in cases if case.name == "(16, 4) bfloat16"}
+    cases = list(SUITES["ops"].cases(options))
+    assert len({(case.shape, case.variant, case.passes) for case in cases}) == len(cases) == 16
+    moved = {case.bytes_moved for case in cases if (case.shape, case.variant) == ("16x4", BFLOAT16)}
     assert moved == {2 * 64 * 2, 5 * 64 * 2}
+    for case in cases:
+        case.build()
+
+
+def test_cold_inputs_take_turns_and_exceed_the_size_asked_for():
+    (case,) = SUITES["ops"].cases(
+        Options(passes=("forward",), shapes=((4, 3, 5, 5),), cold_bytes=10 * case_bytes())
+    )
+    clone = case.build()["clone"]
+    assert clone.period == 10
+    first, *others, again = (clone() for _ in range(11))
+    assert torch.equal(first, again)
+    assert not any(torch.equal(first, other) for other in others)
+
+
+def case_bytes() -> int:
+    return 2 * 4 * 3 * 5 * 5 * 4
+
+
+def test_a_provider_named_for_a_backend_is_served_by_it(monkeypatch):
+    served = []
+    real = backend.use
+    monkeypatch.setattr(backend, "use", lambda name: served.append(name) or real("eager"))
+    ours = fast.BatchNorm2d(3)
+    x = torch.randn(2, 3, 4, 4)
+    seen = []
+    compare(
+        {"ganfast": lambda: ours(x), "native": lambda: seen.append(backend.explain("cpu"))},
+        rounds=1, least_seconds=1e-9,
+    )  # fmt: skip
+    assert set(served) == {"native"}
+    assert all("use('eager') is in force" in text for text in seen)
+    assert "in force" not in backend.explain("cpu")
+
+
+def test_timm_computes_the_same():
+    pytest.importorskip("timm")
+    options = Options(passes=PASSES[:2], shapes=((4, 3, 5, 5), (16, 4)), against=("timm",))
+    names = {case.shape: tuple(case.build()) for case in SUITES["ops"].cases(options)}
+    assert names == {"4x3x5x5": ("ganfast", "timm", "clone"), "16x4": ("ganfast", "clone")}
+
+
+@pytest.mark.parametrize(
+    ("peer", "suite", "said"),
+    [
+        ("timm", "losses", "no counterpart"),
+        ("inplace_abn", "ops", "pip install inplace_abn"),
+        ("triton", "ops", "no triton kernels on cpu"),
+    ],
+)
+def test_missing_peers_are_named(peer, suite, said, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "inplace_abn", None)
+    monkeypatch.setattr(backend, "available", lambda device: ("eager",))
+    command = ["bench", suite, "--device", "cpu", "--rounds", "1", "--passes", "forward"]
+    shape = "x".join(map(str, SMALL[suite]))
+    assert main([*command, "--against", "eager", peer, "--shapes", shape]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(rf"^{peer} is not measured: .*{said}", printed, re.MULTILINE)
+    assert "eager takes" in printed
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
-    found, drawn = tmp_path / "found.jsonl", tmp_path / "drawn.png"
+    found, drawn, roof = (tmp_path / name for name in ("found.jsonl", "drawn.png", "roof.png"))
     command = ["bench", "ops", "--device", "cpu", "--shapes", "4x3x5x5", "16x4", "--rounds", "2"]
+    files = ["--json", str(found), "--plot", str(drawn), "--roofline", str(roof)]
     for _ in range(2):  # appends
-        assert main([*command, "--json", str(found), "--plot", str(drawn)]) == 0
+        assert main([*command, *files]) == 0
     printed = capsys.readouterr().out
-    rows = [json.loads(line) for line in found.read_text().splitlines()]
-    assert len(rows) == 2 * 2 * 2
-    assert {row["passes"] for row in rows} == {"forward", "forward+backward"}
-    for row in rows:
-        assert row["case"] in printed
-        assert row["machine"]["torch"] == torch.__version__
-        assert row["bytes"] > 0 < row["ms"]["ganfast"][0]
+    results = read(found)
+    assert len(results) == 2 * 2 * 2
+    assert {result.passes for result in results} == {"forward", "forward+backward"}
+    for result in results:
+        assert re.search(
+            rf"^{result.shape} .*{re.escape(result.passes)} .*%.*%", printed, re.MULTILINE
+        )
+        assert result.machine["torch"] == torch.__version__
+        assert result.bytes > 0 < result.ms["ganfast"][0]
     assert "GB/s" in printed
     assert "geometric mean" in printed
-    with image.open(drawn) as picture:
-        assert min(picture.size) > 100
+    for path in (drawn, roof):
+        with image.open(path) as picture:
+            assert min(picture.size) > 100
 
 
 def test_wrong_values_stop_the_command(monkeypatch, capsys):
@@ -76,6 +148,7 @@ def test_wrong_values_stop_the_command(monkeypatch, capsys):
         (["ops", "--device", "abacus"], "abacus"),
         (["step", "--shapes", "4x1x16x32"], "square"),
         (["ops", "--json", "no/such/folder.jsonl"], "no folder"),
+        (["ops", "--device", "cpu", "--graphs"], "--graphs needs --device cuda"),
         (["nothing"], "nothing"),
     ],
 )

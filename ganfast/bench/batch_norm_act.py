@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -11,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.case import PASSES, SUITES, Case, Options, check_results
+from ganfast.bench.case import PASSES, SUITES, Case, Options, Providers, Rotation, Suite, checked
+from ganfast.bench.peers import PEERS, layer
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 
-__all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "cases"]
+__all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "overhead", "suite"]
 
 DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
     *((128, 64, 32, 32), (128, 128, 16, 16), (128, 256, 8, 8), (128, 512, 4, 4)),
@@ -24,109 +24,90 @@ DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
 TINY_SHAPE = (2, 8, 4, 4)
 # Tensors of x's size that must be read or written: x y; x dy dx as well; x dy ddx d_dy d_x.
 TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
-
-
-def cases(
-    passes: str,
-    *,
-    shapes: tuple[tuple[int, ...], ...] = DCGAN_SHAPES,
-    dtype: torch.dtype = torch.float32,
-    channels_last: bool = False,
-    against: tuple[str, ...] = ("eager", "compile"),
-    device: str = "cpu",
-) -> list[Case]:
-    """Build the cases of one pass over the shapes, checked for equal values.
-
-    Args:
-        passes: "forward", "forward+backward" or "double backward".
-        shapes: shapes (N, C) or (N, C, H, W).
-        dtype: of the input; parameters are float32.
-        channels_last: whether images are laid out channels-last.
-        against: "eager" (torch's BatchNorm and LeakyReLU) and "compile" (the same, compiled).
-        device: where.
-
-    Raises:
-        ValueError: ``passes`` is not known.
-        AssertionError: a provider computes something else.
-
-    Example::
-
-        >>> case, = cases("forward", shapes=((4, 3, 2, 2),), against=("eager",))
-        >>> list(case.providers)
-        ['ganfast', 'eager', 'clone']
-    """
-    if passes not in PASSES:
-        raise ValueError(f"passes must be one of {', '.join(map(repr, PASSES))}, got {passes!r}")
-    return [_case(passes, s, dtype, channels_last, against, device) for s in shapes]
+FOR_IMAGES_ONLY = ("timm", "inplace_abn")
+CANNOT = {"double backward": ("compile", "timm", "inplace_abn")}
+"""Peers without second derivatives, or with the very ones of torch."""
 
 
 def suite(options: Options) -> Iterator[Case]:
-    """Yield the cases of ``ganfast bench ops``."""
-    passes = options.passes or PASSES[:2]
-    for each, dtype, layout, shape in itertools.product(
-        passes, options.dtypes, options.layouts, options.shapes or DCGAN_SHAPES
-    ):
-        yield from cases(
-            each,
-            shapes=(shape,),
-            dtype=getattr(torch, dtype),
-            channels_last=layout == "channels-last",
-            against=options.against,
-            device=options.device,
-        )
+    """Yield the cases of ``ganfast bench ops``.
+
+    Example::
+
+        >>> case, = suite(Options(passes=("forward",), shapes=((4, 3, 2, 2),)))
+        >>> case.names
+        ('ganfast', 'eager', 'clone')
+        >>> case.bytes_moved
+        384
+    """
+    for passes, dtype, layout, shape in itertools.product(
+        options.passes or PASSES[:2], options.dtypes, options.layouts,
+        options.shapes or DCGAN_SHAPES,
+    ):  # fmt: skip
+        yield _case(passes, shape, dtype, layout == "channels-last", options)
 
 
 def overhead(options: Options) -> Iterator[Case]:
     """Yield the cases of ``ganfast bench overhead``: host time, on a tensor of 256 values."""
     for passes in options.passes or PASSES[:2]:
-        for case in cases(
-            passes, shapes=(TINY_SHAPE,), against=options.against, device=options.device
-        ):
-            yield case._replace(bytes_moved=0)
+        yield _case(passes, TINY_SHAPE, "float32", False, options)._replace(bytes_moved=0)
 
 
-SUITES["ops"] = suite
-SUITES["overhead"] = overhead
+SUITES["ops"] = Suite(suite, tuple(PEERS))
+SUITES["overhead"] = Suite(overhead, tuple(PEERS))
 
 
 def _case(
-    passes: str,
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    channels_last: bool,
-    against: tuple[str, ...],
-    device: str,
+    passes: str, shape: tuple[int, ...], dtype: str, channels_last: bool, options: Options
 ) -> Case:
     if len(shape) not in (2, 4):
         raise ValueError(f"shapes are NxC or NxCxHxW, got {shape}")
+    without = (*CANNOT.get(passes, ()), *(FOR_IMAGES_ONLY if len(shape) == 2 else ()))
+    names = ("ganfast", *(name for name in options.against if name not in without))
+    size_bytes = math.prod(shape) * getattr(torch, dtype).itemsize
+    moved = TENSORS_MOVED[passes] * size_bytes
+    inputs = max(1, math.ceil(options.cold_bytes / moved))
+
+    def build() -> Providers:
+        return _build(passes, shape, dtype, channels_last, names, inputs, options.device)
+
+    variant = f"{dtype} channels-last" if channels_last else dtype
+    return Case(
+        "x".join(map(str, shape)), variant, passes, build, (*names, "clone"), moved, 2 * size_bytes
+    )
+
+
+def _build(
+    passes: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    channels_last: bool,
+    names: tuple[str, ...],
+    inputs: int,
+    device: str,
+) -> Providers:
     torch.manual_seed(0)
-    x, dy = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
-    if channels_last and len(shape) == 4:
-        x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
-    x.requires_grad_()
     layer_class, torch_class = (
         (BatchNorm1d, nn.BatchNorm1d) if len(shape) == 2 else (BatchNorm2d, nn.BatchNorm2d)
     )
     ours = layer_class(shape[1], activation="leaky_relu", negative_slope=0.2, device=device)
     pair = nn.Sequential(torch_class(shape[1], device=device), nn.LeakyReLU(0.2))
-    models: dict[str, Any] = {"ganfast": ours}
-    if "eager" in against:
-        models["eager"] = pair
-    if "compile" in against:
-        torch._dynamo.reset()  # after eight shapes it would run the ninth uncompiled
-        models["compile"] = torch.compile(copy.deepcopy(pair), dynamic=False)
-    providers = {name: _provider(passes, model, x, dy) for name, model in models.items()}
-    results = {name: provider() for name, provider in providers.items()}
-    check_results(results, torch.finfo(dtype).eps ** 0.5)
-    providers["clone"] = x.detach().clone
-    layout = " channels-last" if channels_last else ""
-    name = f"{tuple(shape)} {str(dtype).removeprefix('torch.')}{layout}"
-    size_bytes = math.prod(shape) * dtype.itemsize
-    moved = TENSORS_MOVED[passes] * size_bytes
-    return Case(name, passes, providers, bytes_moved=moved, copy_bytes=2 * size_bytes)
+    layers = {name: layer(name, pair, ours) for name in names}
+    calls: dict[str, list[Callable[[], Any]]] = {name: [] for name in (*names, "clone")}
+    for _ in range(inputs):
+        x, dy = (torch.randn(shape, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        if channels_last and len(shape) == 4:
+            x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+        calls["clone"].append(x.clone)
+        x = x.detach().requires_grad_()
+        for name in names:
+            calls[name].append(_call(passes, layers[name], x, dy))
+    tolerance = torch.finfo(getattr(torch, dtype)).eps ** 0.5
+    checked({name: calls[name][0] for name in names}, tolerance)
+    return {name: each[0] if inputs == 1 else Rotation(each) for name, each in calls.items()}
 
 
-def _provider(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:
+def _call(passes: str, model: Any, x: Tensor, dy: Tensor) -> Callable[[], Any]:
     if passes == "forward":
         return lambda: model(x).detach()
     inputs = [x, *model.parameters()]

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["PASSES", "SUITES", "Case", "Options", "check_results"]
+from ganfast import backend
+
+__all__ = ["BACKENDS", "PASSES", "SUITES", "Case", "Options", "Providers", "Rotation", "Suite"]
 
 PASSES = ("forward", "forward+backward", "double backward")
 
+BACKENDS = ("native", "triton")
+"""Names of peers that are ganfast itself, served by one backend."""
+
+Providers = dict[str, Callable[[], Any]]
+"""Calls that compute the same, by name: "ganfast", its peers, and "clone" or "sum" as what memory
+allows."""
+
 
 class Case(NamedTuple):
-    """Calls that compute the same, and what they are held to.
+    """One thing to measure.
 
     Attributes:
-        name: what is computed, its shape, dtype and layout, for people.
-        passes: "forward", "forward+backward" or "double backward".
-        providers: zero-argument calls by name; "ganfast" is ours, "clone" and "sum" are what memory
-            allows.
+        shape: of its main tensor, as the command takes it: "128x64x32x32".
+        variant: dtype, layout and the like, for people.
+        passes: "forward", "forward+backward", "double backward" or "step".
+        build: makes the inputs and the providers, and compares their values.
+        names: of the providers that ``build`` returns.
         bytes_moved: bytes that must be read and written at the least; 0 where that says nothing.
         copy_bytes: bytes that "clone" reads and writes.
         images: images that a call trains on, for whole steps.
     """
 
-    name: str
+    shape: str
+    variant: str
     passes: str
-    providers: dict[str, Callable[[], Any]]
+    build: Callable[[], Providers]
+    names: tuple[str, ...]
     bytes_moved: int = 0
     copy_bytes: int = 0
     images: int = 0
@@ -36,7 +49,11 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a suite is asked for; an empty tuple stands for the suite's own choice."""
+    """What a suite is asked for; an empty tuple stands for the suite's own choice.
+
+    ``cold_bytes`` is the size that a case's inputs, taken in turn, should exceed, so that none is
+    found in a cache; 0 has every call read the same tensors.
+    """
 
     device: str = "cpu"
     passes: tuple[str, ...] = ()
@@ -44,27 +61,59 @@ class Options:
     layouts: tuple[str, ...] = ("NC*",)
     shapes: tuple[tuple[int, ...], ...] = ()
     against: tuple[str, ...] = ("eager",)
+    cold_bytes: int = 0
 
 
-SUITES: dict[str, Callable[[Options], Iterator[Case]]] = {}
+class Suite(NamedTuple):
+    """The cases of one kind of thing, and the peers that it can be measured beside."""
+
+    cases: Callable[[Options], Iterator[Case]]
+    peers: tuple[str, ...]
+
+
+SUITES: dict[str, Suite] = {}
 """The suites of ``ganfast bench`` by name; each module of cases registers its own."""
 
 
-def check_results(results: dict[str, Any], tolerance: float) -> None:
+class Rotation:
+    """Call each of several functions in turn.
+
+    Attributes:
+        period: how many calls it takes until the first comes again.
+    """
+
+    def __init__(self, functions: Sequence[Callable[[], Any]]) -> None:
+        self.period = len(functions)
+        self._in_turn = itertools.cycle(functions)
+
+    def __call__(self) -> Any:
+        return next(self._in_turn)()
+
+
+def serving(name: str) -> backend.BackendChoice:
+    """Return the context in which a provider is called: its backend, where it is named for one."""
+    return backend.use(name) if name in BACKENDS else backend.BackendChoice(None)
+
+
+def checked(providers: Providers, tolerance: float, seed: Callable[[], Any] = int) -> Providers:
     """Compare every provider's results with ganfast's, by relative error of the norm.
 
     By norms, because where an activation meets 0 within a rounding two right answers differ in the
-    mask.
+    mask. ``seed`` is called before each.
 
     Raises:
         AssertionError: a provider computes something else.
     """
+    results = {}
+    for name, call in providers.items():
+        with serving(name):
+            seed()
+            result = call()
+            results[name] = (result,) if isinstance(result, Tensor) else result
     for name, result in results.items():
-        ours = results["ganfast"]
-        if isinstance(result, Tensor):
-            result, ours = (result,), (ours,)
-        for theirs, value in zip(result, ours, strict=True):
-            theirs, value = theirs.detach().double(), value.detach().double()
-            error = (theirs - value).norm() / theirs.norm()
+        for value, our_value in zip(result, results["ganfast"], strict=True):
+            theirs, ours = value.detach().double(), our_value.detach().double()
+            error = (theirs - ours).norm() / theirs.norm()
             if not error <= tolerance:
                 raise AssertionError(f"{name} and ganfast differ by {error:.1e} of the norm")
+    return providers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,10 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as torch_functional
 
-from ganfast.bench.case import PASSES, SUITES, Case, Options, check_results
+from ganfast.bench.case import (
+    BACKENDS,
+    PASSES,
+    SUITES,
+    Case,
+    Options,
+    Providers,
+    Rotation,
+    Suite,
+    checked,
+)  # fmt: skip
 from ganfast.nn import GANLoss
 
-__all__ = ["SHAPES", "cases"]
+__all__ = ["SHAPES", "suite"]
 
 Call = Callable[..., tuple[Tensor, ...]]
 
@@ -21,49 +32,25 @@ SHAPES: tuple[tuple[int, ...], ...] = ((64,), (128,), (128, 1, 30, 30), (2**24,)
 """Scores of a DCGAN's batch, of a PatchGAN's, and enough of them to fill memory."""
 
 
-def cases(
-    passes: str,
-    *,
-    shapes: tuple[tuple[int, ...], ...] = SHAPES,
-    against: tuple[str, ...] = ("eager", "compile"),
-    device: str = "cpu",
-) -> list[Case]:
-    """Build the cases of the discriminator's and the generator's loss, checked for equal values.
+def suite(options: Options) -> Iterator[Case]:
+    """Yield the cases of ``ganfast bench losses``: the discriminator's and the generator's.
 
     Both start from logits. The peers apply the sigmoid, fill label tensors and call
     binary_cross_entropy, as the PyTorch DCGAN example does; for the discriminator they do so twice,
     add, and take the two mean scores.
-
-    Args:
-        passes: "forward" or "forward+backward".
-        shapes: of the scores.
-        against: "eager" and "compile" (the same lines, compiled).
-        device: where.
-
-    Raises:
-        AssertionError: a provider computes something else.
     """
     networks: dict[str, tuple[Call, Call]] = {
         "discriminator loss": (_our_discriminator, _script_discriminator),
         "generator loss": (_our_generator, _script_generator),
     }
-    return [
-        _case(name, functions, passes, shape, against, device)
-        for name, functions in networks.items()
-        for shape in shapes
-    ]
-
-
-def suite(options: Options) -> Iterator[Case]:
-    """Yield the cases of ``ganfast bench losses``."""
     for passes in options.passes or PASSES[:2]:
-        for shape in options.shapes or SHAPES:
-            yield from cases(
-                passes, shapes=(shape,), against=options.against, device=options.device
-            )
+        for shape, (name, functions) in itertools.product(
+            options.shapes or SHAPES, networks.items()
+        ):
+            yield _case(name, functions, passes, shape, options)
 
 
-SUITES["losses"] = suite
+SUITES["losses"] = Suite(suite, ("eager", "compile", *BACKENDS))
 
 _criterion = GANLoss()
 
@@ -98,36 +85,45 @@ def _case(
     functions: tuple[Call, Call],
     passes: str,
     shape: tuple[int, ...],
-    against: tuple[str, ...],
-    device: str,
+    options: Options,
 ) -> Case:
-    torch.manual_seed(0)
     ours, script = functions
-    count = 2 if ours is _our_discriminator else 1
-    scores = [torch.randn(shape, device=device).requires_grad_() for _ in range(count)]
-    calls: dict[str, Call] = {"ganfast": ours}
-    if "eager" in against:
-        calls["eager"] = script
-    if "compile" in against:
-        torch._dynamo.reset()
-        calls["compile"] = torch.compile(script, dynamic=False)
-    providers = {name: _provider(passes, call, scores) for name, call in calls.items()}
-    tolerance = 1e-6 * math.sqrt(math.prod(shape)) if math.prod(shape) > 100 else 1e-5
-    check_results({name: provider() for name, provider in providers.items()}, tolerance)
-    x = scores[0].detach()
-    if passes == "forward":
-        providers["sum"] = x.sum
+    tensors = 2 if ours is _our_discriminator else 1
     # Scores are read; in backward read again, and their gradients written.
-    moved = (1 if passes == "forward" else 3) * count * math.prod(shape) * x.element_size()
-    return Case(f"{name} {tuple(shape)}", passes, providers, bytes_moved=moved)
+    moved = (1 if passes == "forward" else 3) * tensors * math.prod(shape) * 4
+    inputs = max(1, math.ceil(options.cold_bytes / moved))
+    memory = ("sum",) if passes == "forward" else ()
+
+    def build() -> Providers:
+        torch.manual_seed(0)
+        functions = dict.fromkeys(("ganfast", *options.against), ours)
+        if "eager" in functions:
+            functions["eager"] = script
+        if "compile" in functions:
+            torch._dynamo.reset()
+            functions["compile"] = torch.compile(script, dynamic=False)
+        calls: dict[str, list[Callable[[], Any]]] = {name: [] for name in (*functions, *memory)}
+        for _ in range(inputs):
+            scores = [torch.randn(shape, device=options.device) for _ in range(tensors)]
+            for name in memory:
+                calls[name].append(scores[0].sum)
+            scores = [x.detach().requires_grad_() for x in scores]
+            for name, function in functions.items():
+                calls[name].append(_call(passes, function, scores))
+        tolerance = 1e-6 * math.sqrt(max(100, math.prod(shape)))
+        checked({name: calls[name][0] for name in functions}, tolerance)
+        return {name: each[0] if inputs == 1 else Rotation(each) for name, each in calls.items()}
+
+    names = ("ganfast", *options.against, *memory)
+    return Case("x".join(map(str, shape)), name, passes, build, names, bytes_moved=moved)
 
 
-def _provider(passes: str, call: Call, scores: list[Tensor]) -> Callable[[], Any]:
+def _call(passes: str, function: Call, scores: list[Tensor]) -> Callable[[], Any]:
     if passes == "forward":
-        return lambda: call(*scores)
+        return lambda: function(*scores)
 
     def forward_and_backward() -> tuple[Tensor, ...]:
-        loss, *mean_scores = call(*scores)
+        loss, *mean_scores = function(*scores)
         gradients = torch.autograd.grad(loss, scores)
         return loss, *mean_scores, *gradients
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.case import SUITES, Case, Options, check_results
+from ganfast.bench.case import BACKENDS, SUITES, Case, Options, Providers, Suite, checked
 from ganfast.bench.exactness import twin
 from ganfast.models import GAN, dcgan
 from ganfast.nn import BatchNorm2d
@@ -29,7 +29,7 @@ def suite(options: Options) -> Iterator[Case]:
         yield _case(shape, options)
 
 
-SUITES["step"] = suite
+SUITES["step"] = Suite(suite, ("eager", "compile", *BACKENDS))
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -45,23 +45,23 @@ def plain(model: nn.Module) -> nn.Module:
 def _case(shape: tuple[int, ...], options: Options) -> Case:
     if len(shape) != 4 or shape[2] != shape[3]:
         raise ValueError(f"a step's shape is NxCxSxS, square images, got {shape}")
-    batch, channels, size, _ = shape
-    torch.manual_seed(0)
-    gan = dcgan(image_size=size, channels=channels, width=WIDTH.get(size, 64))
-    real = torch.randn(shape).tanh().to(options.device)
-    models = {"ganfast": gan}
-    for name in options.against:
-        if name in ("eager", "compile"):
-            networks = [plain(network) for network in gan[:2]]
-            models[name] = gan._replace(generator=networks[0], discriminator=networks[1])
-    providers: dict[str, Callable[[], Any]] = {}
-    results = {}
-    for name, each in models.items():
-        providers[name] = _provider(name, each, real, options.device)
-        torch.manual_seed(1)
-        results[name] = providers[name]()
-    check_results(results, 1e-3)
-    return Case(f"DCGAN step {tuple(shape)} float32", "step", providers, images=batch)
+    names = ("ganfast", *options.against)
+
+    def build() -> Providers:
+        _, channels, size, _ = shape
+        torch.manual_seed(0)
+        gan = dcgan(image_size=size, channels=channels, width=WIDTH.get(size, 64))
+        real = torch.randn(shape).tanh().to(options.device)
+        providers = {name: _provider(name, _for(name, gan), real, options.device) for name in names}
+        return checked(providers, 1e-3, seed=lambda: torch.manual_seed(1))
+
+    return Case("x".join(map(str, shape)), "DCGAN float32", "step", build, names, images=shape[0])
+
+
+def _for(name: str, gan: GAN) -> GAN:
+    """Return a copy of the networks, with torch's own layers for a peer that is not ganfast."""
+    networks = [plain(n) if name in ("eager", "compile") else copy.deepcopy(n) for n in gan[:2]]
+    return gan._replace(generator=networks[0], discriminator=networks[1])
 
 
 def _provider(name: str, gan: GAN, real: Tensor, device: str) -> Callable[[], tuple[Tensor, ...]]:
@@ -72,7 +72,7 @@ def _provider(name: str, gan: GAN, real: Tensor, device: str) -> Callable[[], tu
         torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
         for network in (generator, discriminator)
     )
-    if name == "ganfast":
+    if name not in ("eager", "compile"):
         step = GANStep(generator, discriminator, adam_g, adam_d, gan.latent)
         return lambda: tuple(step(real))
     if name == "compile":

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ganfast.bench.case import serving
+
 __all__ = ["Timing", "compare"]
 
 
@@ -26,17 +28,20 @@ def compare(
     rounds: int = 30,
     least_seconds: float = 1e-3,
     device: str | torch.device = "cpu",
+    graphs: bool = False,
 ) -> dict[str, Timing]:
     """Time every provider once in each of many rounds, so that all meet the same machine.
 
     A measurement is as many calls as fill ``least_seconds``; what a call returns is dropped
-    before the next call, so outputs are allocated afresh each time, as autograd does.
+    before the next call, so outputs are allocated afresh each time, as autograd does. A provider
+    named for a backend of ganfast is called with that backend.
 
     Args:
         providers: what to time, by name, with arguments bound.
         rounds: measurements of each.
         least_seconds: shortest measurement worth taking, for calls of microseconds.
         device: waited for before the clock is read.
+        graphs: time replays of CUDA graphs, which is the device's time without the host's.
 
     Example::
 
@@ -45,12 +50,39 @@ def compare(
         ['clone', 'sum']
     """
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
-    calls = {name: _calls_to_fill(least_seconds, f, wait) for name, f in providers.items()}
+    timed, calls = {}, {}
+    for name, function in providers.items():
+        with serving(name):
+            timed[name] = _captured(function) if graphs else function
+            calls[name] = _calls_to_fill(least_seconds, timed[name], wait)
     seconds: dict[str, list[float]] = {name: [] for name in providers}
     for _ in range(rounds):
-        for name, function in providers.items():
-            seconds[name].append(_time(function, calls[name], wait) / calls[name])
+        for name, function in timed.items():
+            with serving(name):
+                each = _time(function, calls[name], wait) / calls[name]
+            seconds[name].append(each / getattr(function, "period", 1) if graphs else each)
     return {name: _summary(values) for name, values in seconds.items()}
+
+
+def _captured(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Capture a CUDA graph of a call, or of each call of a rotation with outputs of its own."""
+    period: int = getattr(function, "period", 1)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3 * period):  # what is made at a first call cannot be captured
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = [function() for _ in range(period)]
+
+    def replay() -> Any:
+        graph.replay()
+        return outputs
+
+    replay.period = period  # type: ignore[attr-defined]
+    return replay
 
 
 def _nothing() -> None:

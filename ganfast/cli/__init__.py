@@ -17,6 +17,7 @@ BAD_INPUT = 2
 # The extra that brings each optional package.
 EXTRAS = {
     "PIL": "train",
+    "rich": "bench",
     "matplotlib": "train",
     "sklearn": "train",
     "torchvision": "train",

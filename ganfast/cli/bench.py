@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ganfast.bench import SUITES, Case, Options, Timing, compare, fingerprint
+from ganfast.bench import SUITES, Options, compare, fingerprint
 from ganfast.bench.case import PASSES
-from ganfast.bench.plot import bars
+from ganfast.bench.peers import PEERS, why_missing
+from ganfast.bench.plot import bars, roofline
+from ganfast.bench.result import Result, geometric_mean
 from ganfast.bench.verify import DTYPES
 from ganfast.cli.errors import CommandError
 from ganfast.cli.options import positive
@@ -21,7 +23,10 @@ from ganfast.training import keep_freed_memory
 
 __all__ = ["add_parser", "run"]
 
-PEERS = ("eager", "compile")
+COLD_BYTES = 2**28
+"""More than the caches of any processor or GPU at hand."""
+FILE_COLUMNS = 140
+"""The width of the table where it is not shown in a terminal."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,8 +34,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "bench",
         help="time ganfast beside its peers",
-        description="Time ganfast beside torch, interleaved, values compared first. Times are "
-        "medians; ratios are the peer's time over ours.",
+        description="Time ganfast beside its peers, interleaved, values compared first. Times are "
+        "medians; ratios are the peer's time over ours. Peers: "
+        + "; ".join(f"{name}: {what}" for name, what in PEERS.items())
+        + ".",
     )
     parser.add_argument("suite", choices=sorted(SUITES), help="what to time")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
@@ -40,79 +47,128 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--shapes", nargs="+", type=_shape, metavar="NxCxHxW", default=[], help="such as 64x128x8x8"
     )
-    parser.add_argument("--against", nargs="*", choices=PEERS, default=["eager"])
+    parser.add_argument(
+        "--against", nargs="*", choices=tuple(PEERS), metavar="PEER", default=["eager"],
+        help=f"of {', '.join(PEERS)} (default: eager)",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=positive, default=30, help="measurements (default: 30)")
+    parser.add_argument(
+        "--cold", action="store_true", help="take inputs in turn that exceed every cache"
+    )
+    parser.add_argument(
+        "--graphs", action="store_true", help="time replays of CUDA graphs: no time of the host"
+    )
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory, as ganfast's training does"
     )
     parser.add_argument("--json", metavar="FILE", help="append one JSON object a line")
     parser.add_argument("--plot", metavar="FILE", help="draw bars of the ratios (PNG)")
+    parser.add_argument(
+        "--roofline", metavar="FILE", help="draw bytes a second beside those of a copy (PNG)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, and write the files asked for."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    for path in filter(None, (args.json, args.plot)):
+    for path in filter(None, (args.json, args.plot, args.roofline)):
         if not Path(path).absolute().parent.is_dir():
             raise CommandError(f"cannot write {path}: there is no folder {Path(path).parent}")
-    options = Options(
-        device, tuple(args.passes), tuple(args.dtype), tuple(args.layout), tuple(args.shapes),
-        tuple(args.against),
-    )  # fmt: skip
-    machine = {**fingerprint(), "keep_memory": args.keep_memory and keep_freed_memory()}
-    print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
+    if args.graphs and torch.device(device).type != "cuda":
+        raise CommandError(f"--graphs needs --device cuda, got {device}")
     try:
         torch.empty(0, device=device)
-        rows = list(_measured(args.suite, options, args.rounds))
+        missing = {p: why_missing(p, SUITES[args.suite].peers, device) for p in args.against}
+        options = Options(
+            device, tuple(args.passes), tuple(args.dtype), tuple(args.layout), tuple(args.shapes),
+            tuple(peer for peer, why in missing.items() if not why), COLD_BYTES * args.cold,
+        )  # fmt: skip
+        machine = {**fingerprint(), "keep_memory": args.keep_memory and keep_freed_memory()}
+        print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
+        for peer, why in missing.items():
+            if why:
+                print(f"{peer} is not measured: {why}")
+        results = _shown(_measured(args.suite, options, args, machine), options.against)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CommandError(str(error).partition("\n")[0] or type(error).__name__) from error
-    _print_means(rows)
+    _print_means(results)
     if args.json:
         with open(args.json, "a") as file:
-            for row in rows:
-                file.write(json.dumps({**row, "machine": machine}) + "\n")
+            file.writelines(f"{result.to_json()}\n" for result in results)
     if args.plot:
-        bars(rows, args.plot)
+        bars(results, args.plot)
+    if args.roofline:
+        roofline(results, args.roofline)
     return 0
 
 
-def _measured(suite: str, options: Options, rounds: int) -> Iterable[dict[str, Any]]:
-    for case in SUITES[suite](options):
-        times = compare(case.providers, rounds=rounds, device=options.device)
-        print(_line(case, times), flush=True)
-        milliseconds = {name: [1e3 * t for t in time] for name, time in times.items()}
-        row: dict[str, Any] = {"suite": suite, "case": case.name, "passes": case.passes}
-        yield {**row, "ms": milliseconds, "bytes": case.bytes_moved, "images": case.images}
+def _measured(
+    suite: str, options: Options, args: argparse.Namespace, machine: dict[str, Any]
+) -> Iterator[Result]:
+    for case in SUITES[suite].cases(options):
+        times = compare(case.build(), rounds=args.rounds, device=options.device, graphs=args.graphs)
+        milliseconds = {
+            name: (1e3 * median, 1e3 * lower, 1e3 * upper)
+            for name, (median, lower, upper) in times.items()
+        }
+        yield Result(
+            suite, case.shape, case.variant, case.passes, milliseconds, case.bytes_moved,
+            case.copy_bytes, case.images, args.cold, args.graphs, machine,
+        )  # fmt: skip
 
 
-def _line(case: Case, times: dict[str, Timing]) -> str:
-    ours = times["ganfast"].median_s
-    spread = (times["ganfast"].upper_s - times["ganfast"].lower_s) / 2
-    text = f"{case.name:40} {case.passes:17} {ours * 1e3:9.4f} ms ±{spread / ours:4.0%}"
-    if case.bytes_moved:
-        text += f" {case.bytes_moved / ours / 1e9:6.1f} GB/s"
-        if case.copy_bytes:
-            copied = case.copy_bytes / times["clone"].median_s
-            text += f" ({case.bytes_moved / ours / copied:4.0%} of a copy)"
-    if case.images:
-        text += f" {case.images / ours:8.0f} images/s"
-    for name, time in times.items():
-        if name != "ganfast":
-            text += f"  {name} {time.median_s * 1e3:.4f} ms ({time.median_s / ours:.2f})"
-    return text
+def _shown(results: Iterator[Result], peers: tuple[str, ...]) -> list[Result]:
+    """Collect the results, in a table that grows with them."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    first = next(results)
+    others = [*peers, *(name for name in first.ms if name not in (*peers, "ganfast"))]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("shape", "", "passes"):
+        table.add_column(heading, overflow="fold")
+    for heading in (*_figures(first), *others):
+        table.add_column(heading, justify="right", overflow="fold")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_COLUMNS)
+    console.print(f"of ganfast: ms and what follows; of {', '.join(others)}: time over ganfast's")
+    found = []
+    with Live(table, console=console, auto_refresh=False) as live:
+        for result in itertools.chain((first,), results):
+            found.append(result)
+            ratios = (f"{result.ratio(name):.2f}" if name in result.ms else "" for name in others)
+            labels = result.shape, result.variant, result.passes
+            table.add_row(*labels, *_figures(result).values(), *ratios)
+            live.refresh()
+    if not console.is_terminal:
+        print()
+    return found
 
 
-def _print_means(rows: list[dict[str, Any]]) -> None:
+def _figures(result: Result) -> dict[str, str]:
+    """Return what the table says of ganfast itself, by heading."""
+    median, lower, upper = result.ms["ganfast"]
+    figures = {"ms": f"{median:.4f}", "±": f"{(upper - lower) / 2 / median:.0%}"}
+    if result.bytes:
+        figures["GB/s"] = f"{result.gigabytes_per_second('ganfast'):.1f}"
+    if not math.isnan(result.share_of_copy):
+        figures["of copy"] = f"{result.share_of_copy:.0%}"
+    if result.images:
+        figures["images/s"] = f"{1e3 * result.images / median:.0f}"
+    return figures
+
+
+def _print_means(results: list[Result]) -> None:
     ratios: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        ours = row["ms"]["ganfast"][0]
-        for name, (median, *_) in row["ms"].items():
+    for result in results:
+        for name in result.ms:
             if name != "ganfast":
-                ratios.setdefault((row["passes"], name), []).append(median / ours)
+                ratios.setdefault((result.passes, name), []).append(result.ratio(name))
     for (passes, name), values in ratios.items():
-        mean = math.exp(sum(map(math.log, values)) / len(values))
-        print(f"{passes}: {name} takes {mean:.2f} of our time (geometric mean), "
+        print(f"{passes}: {name} takes {geometric_mean(values):.2f} of our time (geometric mean), "
               f"{min(values):.2f} at the least")  # fmt: skip
 
 

@@ -1,0 +1,141 @@
+"""Render README's tables, and pictures, from benchmarks/results."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ganfast.bench.plot import bars, roofline
+from ganfast.bench.result import Result, geometric_mean, read
+
+__all__ = ["draw", "main", "render", "tables"]
+
+BEGIN, END = "<!-- measured: python -m ganfast.bench.report -->\n", "<!-- end of measured -->\n"
+PEERS = ("eager", "compile", "timm", "triton")
+TITLES = {
+    "ops": "BatchNorm + LeakyReLU",
+    "losses": "loss",
+    "overhead": "BatchNorm + LeakyReLU on 256 values",
+    "step": "training step",
+}
+
+
+def render(text: str, results: Path) -> str:
+    """Return a README's text with the tables of a folder of results between its two marks.
+
+    Raises:
+        ValueError: the marks are missing.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the text has no lines {BEGIN.strip()!r} and {END.strip()!r}")
+    return head + begin + tables(results) + end + tail
+
+
+def tables(folder: Path) -> str:
+    """Return one table for each file of results, in Markdown."""
+    texts = []
+    for path in sorted(folder.glob("*.jsonl")):
+        results = read(path)
+        texts.append(f"\n{_caption(path.stem, results)}\n\n{_table(results)}\n")
+    return "".join(texts)
+
+
+def draw(folder: Path, pictures: Path) -> list[Path]:
+    """Draw the bars and the roofline of each file of results, and return what was drawn.
+
+    A picture's description is the digest of its file of results, by which a test sees whether it
+    is out of date.
+    """
+    drawn = []
+    for path in sorted(folder.glob("*.jsonl")):
+        plain = [
+            r
+            for r in read(path)
+            if r.suite == "ops" and r.variant == "float32" and r.passes != "double backward"
+        ]
+        if not plain:
+            continue
+        kinds = {"speed": bars, "roofline": roofline}
+        for kind, draw_one in kinds.items():
+            drawn.append(pictures / f"{kind}-{path.stem}.png")
+            title = f"BatchNorm + LeakyReLU, float32, {_machine(plain[0])}"
+            draw_one(plain, str(drawn[-1]), title=title, description=digest(path))
+    return drawn
+
+
+def digest(path: Path) -> str:
+    """Return what identifies the content of a file of results."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Write the tables into README.md and the pictures beside the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository's folder")
+    root: Path = parser.parse_args().root
+    readme, folder = root / "README.md", root / "benchmarks" / "results"
+    try:
+        readme.write_text(render(readme.read_text(), folder))
+        for path in draw(folder, folder):
+            print(path)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def _machine(result: Result) -> str:
+    machine = result.machine
+    return machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
+
+
+def _caption(name: str, results: Sequence[Result]) -> str:
+    machines = [r.machine for r in results]
+    dates = sorted({m["date"] for m in machines})
+    versions = sorted({f"torch {m['torch']}, commit {m['commit']}" for m in machines})
+    capability = "" if machines[0]["gpu"] else f" ({machines[0]['capability']})"
+    return (
+        f"**{_machine(results[0])}**{capability}, {'; '.join(versions)}, {' to '.join(dates)}. "
+        "Times of peers over those of ganfast: geometric mean over the shapes, and the least. "
+        f"Every case: [{name}.jsonl](benchmarks/results/{name}.jsonl)."
+    )
+
+
+def _table(results: Sequence[Result]) -> str:
+    peers = [p for p in (*PEERS, "clone") if any(p in r.ms for r in results)]
+    rows = [["", "passes", "shapes", *(f"torch {p}" if p in PEERS[:2] else p for p in peers)]]
+    rows.append(["---"] * 3 + ["---:"] * len(peers))
+    for (what, passes), group in itertools.groupby(sorted(results, key=_order), key=_row):
+        members = list(group)
+        sizes = members[0].shape if len(members) == 1 else str(len(members))
+        rows.append([what, passes, sizes, *(_ratios(members, p) for p in peers)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(result: Result) -> tuple[str, str]:
+    """Return what a result's row is called, and its passes."""
+    details = [result.variant]
+    details += ["cold"] * result.cold + ["in CUDA graphs"] * result.graphs
+    details += ["memory kept"] * bool(result.machine.get("keep_memory"))
+    if result.images:
+        details.append(f"{1e3 * result.images / result.ms['ganfast'][0]:.0f} images/s")
+    return f"{TITLES.get(result.suite, result.suite)}, {', '.join(details)}", result.passes
+
+
+def _order(result: Result) -> tuple[int, str, str]:
+    return list(TITLES).index(result.suite), *_row(result)
+
+
+def _ratios(results: Iterable[Result], peer: str) -> str:
+    ratios = [r.ratio(peer) for r in results if peer in r.ms]
+    if not ratios:
+        return ""
+    least = f" ({min(ratios):.2g})" if len(ratios) > 1 else ""
+    return f"{geometric_mean(ratios):.2g}{least}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What was measured of one case, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Result", "geometric_mean", "read"]
+
+MEMORY = ("clone", "sum")
+"""Providers that are no peers: they say what memory allows."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case as ``ganfast bench --json`` writes it, a line each.
+
+    Attributes:
+        ms: milliseconds of one call of each provider: median, lower and upper quartile.
+        bytes: that must be moved at the least; 0 where that says nothing.
+        copy_bytes: that "clone" moves.
+        images: that a call trains on.
+        cold: whether calls took inputs in turn that exceed any cache.
+        graphs: whether replays of CUDA graphs were timed.
+        machine: see ``ganfast.bench.fingerprint``.
+    """
+
+    suite: str
+    shape: str
+    variant: str
+    passes: str
+    ms: dict[str, tuple[float, float, float]]
+    bytes: int
+    copy_bytes: int
+    images: int
+    cold: bool
+    graphs: bool
+    machine: dict[str, Any]
+
+    @property
+    def peers(self) -> list[str]:
+        """Names of the providers that compute the same as ganfast."""
+        return [name for name in self.ms if name not in ("ganfast", *MEMORY)]
+
+    def ratio(self, name: str) -> float:
+        """Return a provider's time over ours: how many times faster ganfast is."""
+        return self.ms[name][0] / self.ms["ganfast"][0]
+
+    def gigabytes_per_second(self, name: str) -> float:
+        """Return the bytes that must be moved over a provider's time; for "clone", its own."""
+        count = self.copy_bytes if name == "clone" else self.bytes
+        return count / self.ms[name][0] / 1e6
+
+    @property
+    def share_of_copy(self) -> float:
+        """Our bytes a second over those of a copy in the same run; NaN where there is none."""
+        if not self.copy_bytes or not self.bytes or "clone" not in self.ms:
+            return math.nan
+        return self.gigabytes_per_second("ganfast") / self.gigabytes_per_second("clone")
+
+    def to_json(self) -> str:
+        """Return one line."""
+        return json.dumps(asdict(self))
+
+
+def read(path: Path) -> list[Result]:
+    """Read a file that ``ganfast bench --json`` wrote.
+
+    Raises:
+        ValueError: a line is none of its; the message names file and line.
+    """
+    results = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            results.append(Result(**json.loads(line)))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path.name}, line {number}: no result of ganfast bench: {error}"
+            ) from error
+    return results
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return the mean that suits ratios.
+
+    Example::
+
+        >>> from ganfast.bench.result import geometric_mean
+        >>> geometric_mean([2.0, 8.0])
+        4.0
+    """
+    logarithms = [math.log(value) for value in values]
+    return math.exp(sum(logarithms) / len(logarithms))

@@ -1,0 +1,110 @@
+"""README's tables and the pictures of benchmarks/results say what the results say."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ganfast.bench import report
+from ganfast.bench.result import Result, geometric_mean, read
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+MACHINE = {
+    "cpu": "Abacus", "threads": 2, "capability": "BEADS", "gpu": None, "torch": "2.15.0",
+    "commit": "abc", "date": "2026-01-02", "keep_memory": False,
+}  # fmt: skip
+
+
+def result(**changes: object) -> Result:
+    own: dict[str, object] = {
+        "suite": "ops", "shape": "4x3x5x5", "variant": "float32", "passes": "forward",
+        "ms": {"ganfast": (1.0, 0.9, 1.1), "eager": (4.0, 4.0, 4.0), "clone": (0.5, 0.5, 0.5)},
+        "bytes": 2_000_000, "copy_bytes": 2_000_000, "images": 0, "cold": False, "graphs": False,
+        "machine": MACHINE,
+    }  # fmt: skip
+    return Result(**{**own, **changes})  # type: ignore[arg-type]
+
+
+def write(folder: Path, *results: Result) -> None:
+    (folder / "abacus.jsonl").write_text("".join(f"{r.to_json()}\n" for r in results))
+
+
+def test_what_follows_from_a_result():
+    one = result()
+    assert one.ratio("eager") == 4
+    assert one.gigabytes_per_second("ganfast") == 2
+    assert one.gigabytes_per_second("clone") == 4
+    assert one.share_of_copy == 0.5
+    assert one.peers == ["eager"]
+    assert geometric_mean([1, 4, 16]) == pytest.approx(4)
+
+
+def test_a_result_survives_its_file(tmp_path):
+    write(tmp_path, result(), result(passes="double backward"))
+    again = read(tmp_path / "abacus.jsonl")
+    assert [r.passes for r in again] == ["forward", "double backward"]
+    assert json.loads(again[0].to_json()) == json.loads(result().to_json())
+    (tmp_path / "abacus.jsonl").write_text('{"suite": "ops"}\n')
+    with pytest.raises(ValueError, match=r"abacus\.jsonl, line 1"):
+        read(tmp_path / "abacus.jsonl")
+
+
+def test_a_table_has_the_mean_and_the_least_of_each_group(tmp_path):
+    slow = {"ganfast": (1.0, 1.0, 1.0), "eager": (1.0, 1.0, 1.0)}
+    write(
+        tmp_path, result(), result(shape="8x8", ms=slow), result(variant="bfloat16"),
+        result(suite="step", passes="step", images=64, bytes=0, copy_bytes=0),
+    )  # fmt: skip
+    text = report.tables(tmp_path)
+    assert "2 threads of Abacus" in text
+    assert "| BatchNorm + LeakyReLU, float32 | forward | 2 | 2 (1) | 0.5 |" in text
+    assert "| BatchNorm + LeakyReLU, bfloat16 | forward | 4x3x5x5 | 4 | 0.5 |" in text
+    assert "| training step, float32, 64000 images/s | step | 4x3x5x5 | 4 | 0.5 |" in text
+
+
+def test_rendering_replaces_what_is_between_the_marks(tmp_path):
+    write(tmp_path, result())
+    text = f"before\n{report.BEGIN}stale\n{report.END}after\n"
+    rendered = report.render(text, tmp_path)
+    assert rendered == f"before\n{report.BEGIN}{report.tables(tmp_path)}{report.END}after\n"
+    assert report.render(rendered, tmp_path) == rendered
+    with pytest.raises(ValueError, match="has no lines"):
+        report.render("no marks", tmp_path)
+
+
+def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "benchmarks" / "results"
+    folder.mkdir(parents=True)
+    write(folder, result())
+    (tmp_path / "README.md").write_text(report.BEGIN + report.END)
+    monkeypatch.setattr(sys, "argv", ["report", "--root", str(tmp_path)])
+    report.main()
+    assert "Abacus" in (tmp_path / "README.md").read_text()
+    pictures = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [p.name for p in pictures] == ["speed-abacus.png", "roofline-abacus.png"]
+    for path in pictures:
+        with image.open(path) as picture:
+            assert picture.info["Description"] == report.digest(folder / "abacus.jsonl")
+
+
+def test_readme_agrees_with_the_results():
+    text = (ROOT / "README.md").read_text()
+    assert report.render(text, RESULTS) == text, "run python -m ganfast.bench.report"
+
+
+def test_pictures_agree_with_the_results():
+    image = pytest.importorskip("PIL.Image")
+    readme = (ROOT / "README.md").read_text()
+    for path in RESULTS.glob("*.jsonl"):
+        for kind in ("speed", "roofline"):
+            with image.open(RESULTS / f"{kind}-{path.stem}.png") as picture:
+                assert picture.info["Description"] == report.digest(path)
+    for name in re.findall(r"\]\((benchmarks/[^)]+)\)", readme):
+        assert (ROOT / name).exists(), name
