@@ -1,4 +1,4 @@
-"""One step against the PyTorch example's, and the loop: files, checkpoints, exact resumption."""
+"""The training loop: files, checkpoints, exact resumption."""
 
 import copy
 import csv
@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 for package in ("torchvision", "matplotlib", "tqdm"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 
-from ganfast.models import GAN, dcgan, mlp_gan  # noqa: E402
+from ganfast.models import GAN, dcgan  # noqa: E402
 from ganfast.training import (  # noqa: E402
     CheckpointError,
     DataError,
-    GANStep,
     ImageData,
     Trainer,
     TrainingOptions,
@@ -70,102 +67,6 @@ def assert_same_bits(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     for name, value in expected.items():
         same = torch.equal(actual[name], value) if torch.is_tensor(value) else actual[name] == value
         assert same, name
-
-
-# --- one step ---
-
-
-def example_step(
-    netG: nn.Module, netD: nn.Module, optG: Any, optD: Any, real: torch.Tensor, noise: torch.Tensor
-) -> list[float]:
-    """Repeat the update of pytorch/examples/dcgan/main.py, whose netD ends in a sigmoid."""
-    criterion = nn.BCELoss()
-    label = torch.ones(len(real), dtype=real.dtype)
-    netD.zero_grad()
-    output = netD(real).sigmoid()
-    errD_real = criterion(output, label)
-    errD_real.backward()
-    D_x = output.mean().item()
-    fake = netG(noise)
-    label.fill_(0)
-    output = netD(fake.detach()).sigmoid()
-    errD_fake = criterion(output, label)
-    errD_fake.backward()
-    D_G_z1 = output.mean().item()
-    optD.step()
-    netG.zero_grad()
-    label.fill_(1)
-    output = netD(fake).sigmoid()
-    errG = criterion(output, label)
-    errG.backward()
-    optG.step()
-    return [(errD_real + errD_fake).item(), errG.item(), D_x, D_G_z1]
-
-
-@pytest.mark.parametrize("build", [tiny_gan, lambda: mlp_gan(16, 1, 6, 4)], ids=["dcgan", "mlp"])
-def test_step_has_the_numbers_of_the_pytorch_example(build: Any) -> None:
-    gan = build()
-    for model in gan[:2]:
-        model.double()
-    twin = copy.deepcopy(gan)
-    ours, theirs = (
-        [torch.optim.Adam(m.parameters(), 1e-2, (0.5, 0.999)) for m in models[:2]]
-        for models in (gan, twin)
-    )
-    step = GANStep(gan.generator, gan.discriminator, ours[0], ours[1], gan.latent)
-    before = copy.deepcopy(gan.generator.state_dict())
-    real = torch.rand(3, 8, 1, 16, 16, dtype=torch.float64) * 2 - 1
-    for batch in real:
-        rng = torch.get_rng_state()
-        result = step(batch)
-        torch.set_rng_state(rng)
-        noise = torch.randn(8, *gan.latent, dtype=torch.float64)
-        expected = example_step(twin.generator, twin.discriminator, *theirs, batch, noise)
-        assert [x.item() for x in result] == pytest.approx(expected, rel=1e-9)
-    for ours_, theirs_ in zip(gan[:2], twin[:2], strict=True):
-        for (name, actual), expected_ in zip(
-            ours_.state_dict().items(), theirs_.state_dict().values(), strict=True
-        ):
-            # A bias before a normalisation has no gradient but rounding, which Adam enlarges.
-            if name not in ("model.2.bias", "model.5.bias", "model.8.bias"):
-                torch.testing.assert_close(actual, expected_, rtol=1e-6, atol=1e-8)
-    assert any((before[k] != v).any() for k, v in gan.generator.state_dict().items())
-
-
-class HostReads(TorchDispatchMode):
-    """Count the operations that make the host wait for a value."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_step_does_not_wait_for_the_device() -> None:
-    gan = tiny_gan()
-    # Plain SGD, for Adam reads its own step counters, which lie on the host.
-    optimizers = [torch.optim.SGD(m.parameters(), 1e-3) for m in gan[:2]]
-    step = GANStep(gan.generator, gan.discriminator, *optimizers, gan.latent)
-    with HostReads() as reads:
-        result = step(torch.zeros(8, 1, 16, 16))
-        assert reads.count == 0
-        result.d_loss.item()
-        assert reads.count == 1
-    assert not any(value.requires_grad for value in result)
-
-
-def test_frozen_generator_layers_stay_as_they_are() -> None:
-    gan = tiny_gan()
-    first = gan.generator.main[0].weight
-    first.requires_grad_(False)
-    before = first.clone()
-    optimizers = [torch.optim.Adam(m.parameters(), 1e-2) for m in gan[:2]]
-    GANStep(*gan[:2], *optimizers, gan.latent)(torch.zeros(8, 1, 16, 16))
-    assert torch.equal(first, before)
 
 
 # --- the loop ---

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ganfast.bench.case import BACKENDS, SUITES, Case, Options, Providers, Suite, checked
 from ganfast.bench.exactness import twin
 from ganfast.models import GAN, dcgan
-from ganfast.nn import BatchNorm2d
+from ganfast.nn import BatchNorm2d, GANLoss
 from ganfast.training import GANStep
 
 __all__ = ["plain", "suite"]
@@ -73,7 +73,7 @@ def _provider(name: str, gan: GAN, real: Tensor, device: str) -> Callable[[], tu
         for network in (generator, discriminator)
     )
     if name not in ("eager", "compile"):
-        step = GANStep(generator, discriminator, adam_g, adam_d, gan.latent)
+        step = GANStep(generator, discriminator, adam_g, adam_d, GANLoss(), gan.latent)
         return lambda: tuple(step(real))
     if name == "compile":
         generator, discriminator = (torch.compile(n) for n in (generator, discriminator))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast.models import GAN
+from ganfast.nn import GANLoss
 from ganfast.training.batches import Batches
 from ganfast.training.checkpoints import save_checkpoint
 from ganfast.training.data import ImageData
@@ -104,7 +105,12 @@ class Trainer:
         self.optimizer_d = self._adam(self.discriminator)
         self.batches = Batches(data, options.batch_size, seed=options.seed, device=self.device)
         self.train_step = GANStep(
-            self.generator, self.discriminator, self.optimizer_g, self.optimizer_d, gan.latent
+            self.generator,
+            self.discriminator,
+            self.optimizer_g,
+            self.optimizer_d,
+            GANLoss(),
+            gan.latent,
         )
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0

@@ -1,0 +1,93 @@
+"""Real and generated images in one pass of the discriminator, with the numbers of two passes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Pairing"]
+
+PROBED = 4
+"""Images of each kind that a probe takes: what depends on the batch shows with few."""
+
+
+class Pairing:
+    """Judge two batches in one pass where that changes no number.
+
+    ganfast's BatchNorm layers normalise the two halves apart (``splits``). Whether every other
+    layer treats images one by one is found by trying: on the first batch, a float64 copy of the
+    discriminator judges a few images both ways, and unless scores and buffers agree, two passes are
+    made from then on. Dropout, spectral_norm in training and minibatch statistics are found so.
+
+    Args:
+        discriminator: maps images to scores.
+        wanted: whether to pair at all.
+    """
+
+    def __init__(self, discriminator: nn.Module, *, wanted: bool) -> None:
+        self.discriminator = discriminator
+        self._reason = None if wanted else "not asked for"
+        self._probed = not wanted
+        self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
+
+    def probe(self, real: Tensor) -> None:
+        """Find out, on the first batch, whether the two ways agree."""
+        if not self._probed:
+            self._probed = True
+            self._reason = self._why_not(real)
+
+    def explain(self) -> str:
+        """Say whether batches are paired, and why not."""
+        if not self._probed:
+            return "to be decided on the first batch"
+        return "yes" if self._reason is None else f"no: {self._reason}"
+
+    def judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
+        """Return the scores of real and generated images: one tensor of both halves, or two."""
+        if self._reason is not None:
+            return self.discriminator(real), self.discriminator(fake)
+        with _split(self._layers):
+            return (self.discriminator(torch.cat([real, fake])),)
+
+    def _why_not(self, real: Tensor) -> str | None:
+        for name, module in self.discriminator.named_modules():
+            if isinstance(module, _BatchNorm) and not hasattr(module, "splits") and module.training:
+                return (
+                    f"{name or 'the discriminator'} is torch's {type(module).__name__}; "
+                    "ganfast.fuse or ganfast.nn has one that normalises two batches apart"
+                )
+        try:
+            agree = self._agree(real.detach()[:PROBED].double())
+        except Exception as error:  # a forward may fail in any way in float64
+            return f"it could not be tried: {type(error).__name__}: {error}".partition("\n")[0]
+        return None if agree else "one pass gives other scores or buffers than two"
+
+    def _agree(self, real: Tensor) -> bool:
+        one, two = (copy.deepcopy(self.discriminator).double() for _ in range(2))
+        generator = torch.Generator(real.device).manual_seed(0)
+        noise = torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
+        devices = [real.device] if real.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            with _split([m for m in one.modules() if hasattr(m, "splits")]):
+                paired = one(torch.cat([real, noise]))
+            apart = torch.cat([two(real), two(noise)])
+        found = {"scores": paired, **dict(one.named_buffers())}
+        expected = {"scores": apart, **dict(two.named_buffers())}
+        return all(torch.allclose(found[name], value) for name, value in expected.items())
+
+
+@contextmanager
+def _split(layers: list[nn.Module]) -> Iterator[None]:
+    """Have layers treat the halves of a batch as they treat a batch."""
+    for layer in layers:
+        layer.splits = 2 * int(layer.splits)  # type: ignore[arg-type, assignment]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.splits = int(layer.splits) // 2  # type: ignore[arg-type, assignment]

@@ -1,0 +1,44 @@
+"""Penalties on the gradient of a discriminator's scores with respect to its images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["gradient_penalty", "r1_penalty"]
+
+
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the mean of ``(|gradient| - 1)^2`` at random points between real and fake images.
+
+    Args:
+        discriminator: maps images to scores, batch first.
+        real: images ``[N, ...]``.
+        fake: as many generated ones.
+
+    Source:
+        Gulrajani et al. 2017, algorithm 1, https://arxiv.org/abs/1704.00028
+    """
+    share = torch.rand(len(real), *(1,) * (real.dim() - 1), device=real.device, dtype=real.dtype)
+    between = torch.lerp(fake.detach().to(real.dtype), real.detach(), share).requires_grad_()
+    norms: Tensor = _gradient(discriminator(between), between).flatten(1).norm(dim=1)
+    penalty: Tensor = (norms - 1).square().mean()
+    return penalty
+
+
+def r1_penalty(scores: Tensor, real: Tensor) -> Tensor:
+    """Return the mean of ``|gradient|^2`` at real images.
+
+    Args:
+        scores: of the images, batch first, from a graph that holds ``real``.
+        real: images ``[N, ...]`` that require a gradient.
+
+    Source:
+        Mescheder et al. 2018, section 4.1, https://arxiv.org/abs/1801.04406
+    """
+    return _gradient(scores, real).flatten(1).square().sum(1).mean()
+
+
+def _gradient(scores: Tensor, images: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+    return gradient.float() if gradient.dtype != torch.float64 else gradient
