@@ -17,7 +17,7 @@ for package in ("torchvision", "matplotlib", "tqdm"):
 Image = pytest.importorskip("PIL.Image")
 
 from ganfast.cli import main  # noqa: E402
-from ganfast.training import load_newest  # noqa: E402
+from ganfast.training import GANStep, load_newest  # noqa: E402
 
 TINY = ["--image-size", "16", "--width", "4", "--latent", "6", "--batch-size", "8"]
 
@@ -85,6 +85,24 @@ def test_options_reach_the_training(data: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("loss", ["hinge", "lsgan", "wasserstein"])
+def test_losses_and_precisions_reach_the_step(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    seen: list[Any] = []
+    original = GANStep.__call__
+    monkeypatch.setattr(
+        GANStep, "__call__", lambda step, real: seen.append(step) or original(step, real)
+    )
+    words = ["--loss", loss, "--precision", "bf16", "--ema", "0.5", "--penalty", "10", "--r1", "2"]
+    assert train(data, tmp_path / "run", "--steps", "2", "--log-every", "1", *words) == 0
+    assert seen[0].loss.kind == loss
+    assert (seen[0].precision, seen[0].penalty, seen[0].r1) == ("bf16", 10.0, 2.0)
+    assert seen[0].average.decay == 0.5
+    average = load_newest(tmp_path / "run")[1]["step_state"]["average"]
+    assert all(torch.isfinite(value).all() for value in average.values())
+
+
 def test_the_seed_decides_everything(data: str, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert train(data, tmp_path / name, "--steps", "2", "--seed", seed) == 0
@@ -94,8 +112,11 @@ def test_the_seed_decides_everything(data: str, tmp_path: Path) -> None:
     assert not torch.equal(a["main.0.weight"], c["main.0.weight"])
 
 
-def test_resume_needs_no_other_option_and_gives_the_same_bits(data: str, tmp_path: Path) -> None:
-    every = ["--log-every", "2", "--seed", "3"]
+@pytest.mark.parametrize("more", [[], ["--precision", "fp16", "--ema", "0.9"]], ids=["", "fp16"])
+def test_resume_needs_no_other_option_and_gives_the_same_bits(
+    data: str, tmp_path: Path, more: list[str]
+) -> None:
+    every = ["--log-every", "2", "--seed", "3", *more]
     assert train(data, tmp_path / "whole", "--steps", "7", *every) == 0
     assert train(data, tmp_path / "cut", "--steps", "4", *every) == 0
     assert main(["train", "--resume", "--out", str(tmp_path / "cut"), "--steps", "7"]) == 0
@@ -103,6 +124,10 @@ def test_resume_needs_no_other_option_and_gives_the_same_bits(data: str, tmp_pat
     assert cut["configuration"] == whole["configuration"]
     for part in ("generator", "discriminator"):
         assert all(torch.equal(whole[part][key], cut[part][key]) for key in whole[part])
+    averages = [state["step_state"]["average"] or {} for state in (whole, cut)]
+    assert bool(averages[0]) == bool(more)
+    assert all(torch.equal(value, averages[1][key]) for key, value in averages[0].items())
+    assert whole["step_state"]["scaler"] == cut["step_state"]["scaler"]
     steps = [
         [line.split(",")[:-1] for line in (tmp_path / name / "metrics.csv").read_text().split()]
         for name in ("whole", "cut")
@@ -183,6 +208,8 @@ def test_bad_data(tmp_path: Path, fails: Any) -> None:
         (["--lr", "inf"], "must be a positive number, got 'inf'"),
         (["--betas", "0.5", "1"], "must be at least 0 and below 1, got '1'"),
         (["--betas", "0.5"], "expected 2 arguments"),
+        (["--precision", "fp16", "--r1", "1"], "use precision='bf16'"),
+        (["--ema", "1"], "must be at least 0 and below 1"),
         (["--log-every", "0"], "must be a positive integer"),
         (["--seed", "-1"], "must be an integer from 0"),
         (["--model", "biggan"], "invalid choice: 'biggan'"),

@@ -16,6 +16,7 @@ from ganfast.models import GAN, dcgan  # noqa: E402
 from ganfast.training import (  # noqa: E402
     CheckpointError,
     DataError,
+    GANStep,
     ImageData,
     Trainer,
     TrainingOptions,
@@ -136,16 +137,18 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
-def test_stop_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
+def test_stop_ends_after_the_step_with_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(tmp_path)
-    original = trainer.train_step
 
-    def stop_in_step_three(real: torch.Tensor) -> Any:
+    def stop_in_step_three(step: GANStep, real: torch.Tensor) -> Any:
         if trainer.step == 2:
             trainer.stop()
-        return original(real)
+        return original(step, real)
 
-    trainer.train_step = stop_in_step_three  # type: ignore[assignment]
+    original = GANStep.__call__
+    monkeypatch.setattr(GANStep, "__call__", stop_in_step_three)
     assert trainer.run() is False
     assert load_newest(tmp_path)[1]["step"] == 3
     resumed = make_trainer(tmp_path)

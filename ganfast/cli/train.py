@@ -19,7 +19,9 @@ import torch
 from ganfast import models
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.cli.options import finite_positive, positive, probability, seed
+from ganfast.functional.losses import GAN_LOSSES
 from ganfast.training import (
+    PRECISIONS,
     CheckpointError,
     DataError,
     Trainer,
@@ -57,6 +59,11 @@ class Settings:
     batch_size: int = 32
     lr: float = 5e-4
     betas: tuple[float, float] = (0.5, 0.999)
+    loss: str = "bce"
+    precision: str = "fp32"
+    ema: float | None = None
+    penalty: float = 0.0
+    r1: float = 0.0
     seed: int = 0
     device: str | None = None
     log_every: int = 50
@@ -139,6 +146,15 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
         metavar=("B1", "B2"),
         help=f"Adam's decay rates (default: {default.betas[0]} {default.betas[1]})",
     )
+    add("--loss", choices=sorted(GAN_LOSSES), help=f"default: {default.loss}")
+    add(
+        "--precision",
+        choices=sorted(PRECISIONS),
+        help=f"bf16, fp16: by torch.autocast (default: {default.precision})",
+    )
+    add("--ema", type=probability, metavar="DECAY", help="sample from an average of the weights")
+    add("--penalty", type=finite_positive, metavar="WEIGHT", help="of the gradient penalty")
+    add("--r1", type=finite_positive, metavar="GAMMA", help="of the R1 penalty")
     add("--seed", type=seed, help=f"of every random number (default: {default.seed})")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
     for name, what in (("log", "metrics"), ("sample", "samples"), ("checkpoint", "checkpoints")):
@@ -224,15 +240,10 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         gan = models.build(settings.model, **model_options)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    shared = {f.name for f in fields(TrainingOptions)} & {f.name for f in fields(Settings)}
     options = TrainingOptions(
-        steps=steps,
-        batch_size=settings.batch_size,
+        **{name: getattr(settings, name) for name in shared} | {"steps": steps},
         learning_rate=settings.lr,
-        betas=settings.betas,
-        seed=settings.seed,
-        log_every=settings.log_every,
-        sample_every=settings.sample_every,
-        checkpoint_every=settings.checkpoint_every,
     )
     configuration = {
         "model": {"name": settings.model, "options": model_options},
@@ -242,6 +253,8 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         trainer = Trainer(gan, data, options, out=out, device=device, configuration=configuration)
     except OSError as error:
         raise CommandError(f"cannot write to --out {out}: {error}") from error
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     channels, height, width = data.image_shape
     print(
         f"training {settings.model} on {data.name}: {len(data)} images of "

@@ -5,10 +5,11 @@ from ganfast.training.checkpoints import load_checkpoint, load_newest, save_chec
 from ganfast.training.data import ImageData, load_images
 from ganfast.training.errors import CheckpointError, DataError
 from ganfast.training.memory import keep_freed_memory
-from ganfast.training.step import GANStep, StepResult
+from ganfast.training.step import PRECISIONS, GANStep, StepResult
 from ganfast.training.trainer import Trainer, TrainingOptions
 
 __all__ = [
+    "PRECISIONS",
     "Batches",
     "CheckpointError",
     "DataError",

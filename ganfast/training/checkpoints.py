@@ -17,7 +17,7 @@ from ganfast.training.errors import CheckpointError, first_line
 
 __all__ = ["load_checkpoint", "load_newest", "save_checkpoint"]
 
-FORMAT = 1  # raised whenever older code could not read what newer code writes
+FORMAT = 2  # raised whenever older code could not read what newer code writes
 KEPT = 2  # a spare one, should the newest be damaged
 FILE_NAME = re.compile(r"checkpoint-(\d{8,})\.pt")
 

@@ -35,11 +35,15 @@ def plot_losses(columns: Mapping[str, Sequence[float]], path: Path) -> None:
     steps = columns["step"]
     losses.plot(steps, columns["d_loss"], label="discriminator")
     losses.plot(steps, columns["g_loss"], label="generator")
-    losses.set_ylabel("loss (nats)")
+    losses.set_ylabel("loss")
     scores.plot(steps, columns["real_score"], label="real images")
     scores.plot(steps, columns["fake_score"], label="generated images")
-    scores.set_ylabel("mean probability of being real")
-    scores.set_ylim(0, 1)
+    values = [*columns["real_score"], *columns["fake_score"]]
+    if all(0 <= value <= 1 for value in values):
+        scores.set_ylabel("mean probability of being real")
+        scores.set_ylim(0, 1)
+    else:
+        scores.set_ylabel("mean score")
     scores.set_xlabel("training step")
     for axes in (losses, scores):
         axes.grid(alpha=0.3)

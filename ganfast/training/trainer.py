@@ -33,14 +33,21 @@ class TrainingOptions:
     """How long to train, how fast, and how often to write.
 
     Learning rate and betas are those of Adam in both networks; their defaults are those of
-    Radford et al. 2015, section 3. The ``_every`` options count steps. With ``keep_memory``,
-    training on a CPU calls ``keep_freed_memory``, which holds for the rest of the process.
+    Radford et al. 2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision,
+    ema, penalty and r1 are those of :class:`GANStep`. The ``_every`` options count steps. With
+    ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
+    process.
     """
 
     steps: int = 2000
     batch_size: int = 64
     learning_rate: float = 2e-4
     betas: tuple[float, float] = (0.5, 0.999)
+    loss: str = "bce"
+    precision: str = "fp32"
+    ema: float | None = None
+    penalty: float = 0.0
+    r1: float = 0.0
     seed: int = 0
     log_every: int = 50
     sample_every: int = 500
@@ -109,8 +116,12 @@ class Trainer:
             self.discriminator,
             self.optimizer_g,
             self.optimizer_d,
-            GANLoss(),
+            GANLoss(options.loss),
             gan.latent,
+            precision=options.precision,
+            ema=options.ema,
+            penalty=options.penalty,
+            r1=options.r1,
         )
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
@@ -121,7 +132,10 @@ class Trainer:
         self._resumed = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(model.parameters(), self.options.learning_rate, self.options.betas)
+        # One kernel for all parameters instead of a dozen.
+        return torch.optim.Adam(
+            model.parameters(), self.options.learning_rate, self.options.betas, fused=True
+        )
 
     def run(self) -> bool:
         """Train up to ``options.steps`` and return True, or False if ``stop`` ended it earlier.
@@ -190,13 +204,18 @@ class Trainer:
 
     @torch.no_grad()
     def sample(self, noise: Tensor) -> Tensor:
-        """Generate images ``[N, C, H, W]`` in [-1, 1] with running statistics."""
-        was_training = self.generator.training
-        self.generator.eval()
+        """Generate images ``[N, C, H, W]`` in [-1, 1] with running statistics.
+
+        The generator is the average of weights, where one is kept.
+        """
+        average = self.train_step.average
+        generator = self.generator if average is None else average.generator
+        was_training = generator.training
+        generator.eval()
         try:
-            images: Tensor = self.generator(noise)
+            images: Tensor = generator(noise)
         finally:
-            self.generator.train(was_training)
+            generator.train(was_training)
         return images
 
     def save_samples(self, name: str) -> None:
@@ -212,6 +231,7 @@ class Trainer:
             "discriminator": self.discriminator.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
+            "step_state": self.train_step.state_dict(),
             "batches": self.batches.state_dict(),
             "fixed_noise": self.fixed_noise,
             "rng": torch.get_rng_state(),
@@ -235,6 +255,7 @@ class Trainer:
             self.discriminator.load_state_dict(state["discriminator"])
             self.optimizer_g.load_state_dict(state["optimizer_g"])
             self.optimizer_d.load_state_dict(state["optimizer_d"])
+            self.train_step.load_state_dict(state["step_state"])
             self.batches.load_state_dict(state["batches"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
