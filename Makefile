@@ -87,7 +87,8 @@ results: $(BUILT)
 	$(PY) -m ganfast bench ops $(RESULTS) --passes "double backward"
 	$(PY) -m ganfast bench losses $(RESULTS) --against eager compile
 	$(PY) -m ganfast bench overhead $(RESULTS)
-	$(PY) -m ganfast bench step $(RESULTS) --keep-memory
+	$(PY) -m ganfast bench step $(RESULTS) --keep-memory \
+	    --against eager compile bf16 layers losses paired all-bf16
 	$(PY) -m ganfast.bench.report
 
 mutation: $(BUILT)

@@ -10,8 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.case import PASSES, SUITES, Case, Options, Providers, Rotation, Suite, checked
-from ganfast.bench.peers import PEERS, layer
+from ganfast.bench.case import (
+    BACKENDS,
+    PASSES,
+    SUITES,
+    Case,
+    Options,
+    Providers,
+    Rotation,
+    Suite,
+    checked,
+)
+from ganfast.bench.peers import layer
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 
 __all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "overhead", "suite"]
@@ -53,8 +63,9 @@ def overhead(options: Options) -> Iterator[Case]:
         yield _case(passes, TINY_SHAPE, "float32", False, options)._replace(bytes_moved=0)
 
 
-SUITES["ops"] = Suite(suite, tuple(PEERS))
-SUITES["overhead"] = Suite(overhead, tuple(PEERS))
+PEERS = ("eager", "compile", *BACKENDS, *FOR_IMAGES_ONLY)
+SUITES["ops"] = Suite(suite, PEERS)
+SUITES["overhead"] = Suite(overhead, PEERS)
 
 
 def _case(

@@ -17,6 +17,11 @@ __all__ = ["PEERS", "layer", "why_missing"]
 PEERS = {
     "eager": "torch's own layers",
     "compile": "torch's own layers, compiled by torch.compile",
+    "bf16": "the plain loop under torch.autocast, channels-last (step only)",
+    "layers": "the plain loop with ganfast's layers (step only)",
+    "losses": "ganfast's step, unpaired (step only)",
+    "paired": "ganfast's step, paired, with torch's default Adam (step only)",
+    "all-bf16": "ganfast's step in bf16, channels-last (step only)",
     "native": "ganfast with its C++/CUDA kernels",
     "triton": "ganfast with its Triton kernels",
     "timm": "timm.layers.BatchNormAct2d",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,26 @@ SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64))
 WIDTH = {32: 32, 64: 64}
 
 
+INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
+"""Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
+
+BF16 = ("bf16", "all-bf16")
+
+
 def suite(options: Options) -> Iterator[Case]:
-    """Yield the cases: ganfast's step and layers beside the PyTorch example's loop and layers."""
+    """Yield the cases: ganfast's step and layers beside the PyTorch example's loop and layers.
+
+    "ganfast" is the step in float32 with all that keeps its numbers: fused layers, the loss in one
+    kernel, real and generated images paired, and Adam in one kernel. Peers: "eager" and "compile"
+    are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers" the same
+    with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with torch's
+    default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last.
+    """
     for shape in options.shapes or SHAPES:
         yield _case(shape, options)
 
 
-SUITES["step"] = Suite(suite, ("eager", "compile", *BACKENDS))
+SUITES["step"] = Suite(suite, ("eager", "compile", "bf16", *INGREDIENTS, *BACKENDS))
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -52,52 +66,78 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
         torch.manual_seed(0)
         gan = dcgan(image_size=size, channels=channels, width=WIDTH.get(size, 64))
         real = torch.randn(shape).tanh().to(options.device)
-        providers = {name: _provider(name, _for(name, gan), real, options.device) for name in names}
-        return checked(providers, 1e-3, seed=lambda: torch.manual_seed(1))
+        calls = {name: _call(name, gan, real) for name in names}
+        return checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
 
-    return Case("x".join(map(str, shape)), "DCGAN float32", "step", build, names, images=shape[0])
-
-
-def _for(name: str, gan: GAN) -> GAN:
-    """Return a copy of the networks, with torch's own layers for a peer that is not ganfast."""
-    networks = [plain(n) if name in ("eager", "compile") else copy.deepcopy(n) for n in gan[:2]]
-    return gan._replace(generator=networks[0], discriminator=networks[1])
+    return Case("x".join(map(str, shape)), "DCGAN", "step", build, names, images=shape[0])
 
 
-def _provider(name: str, gan: GAN, real: Tensor, device: str) -> Callable[[], tuple[Tensor, ...]]:
+def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Return one step of a provider, on networks of its own."""
+    of_torch = name in ("eager", "compile", "bf16")
     generator: Any
     discriminator: Any
-    generator, discriminator = (network.to(device) for network in gan[:2])
+    copies = (plain(n) if of_torch else copy.deepcopy(n) for n in gan[:2])
+    generator, discriminator = (network.to(real.device) for network in copies)
+    fused = None if of_torch or name in ("layers", "losses", "paired") else True
     adam_g, adam_d = (
-        torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999))
+        torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999), fused=fused)
         for network in (generator, discriminator)
     )
-    if name not in ("eager", "compile"):
-        step = GANStep(generator, discriminator, adam_g, adam_d, GANLoss(), gan.latent)
-        return lambda: tuple(step(real))
     if name == "compile":
-        generator, discriminator = (torch.compile(n) for n in (generator, discriminator))
+        generator, discriminator = torch.compile(generator), torch.compile(discriminator)
+    if of_torch or name == "layers":
+        bf16 = name == "bf16"
+        return _loop(generator, discriminator, adam_g, adam_d, real, gan.latent, bf16=bf16)
+    options: dict[str, Any] = {"paired": name != "losses"}
+    if name == "all-bf16":
+        options |= {"precision": "bf16", "channels_last": True}
+    step = GANStep(generator, discriminator, adam_g, adam_d, GANLoss(), gan.latent, **options)
+    return lambda: tuple(step(real))
+
+
+def _loop(
+    generator: Any,
+    discriminator: Any,
+    adam_g: torch.optim.Adam,
+    adam_d: torch.optim.Adam,
+    real: Tensor,
+    latent: tuple[int, ...],
+    *,
+    bf16: bool,
+) -> Callable[[], tuple[Tensor, ...]]:
+    device = real.device
+    if bf16:
+        real = real.contiguous(memory_format=torch.channels_last)
+        for network in (generator, discriminator):
+            network.to(memory_format=torch.channels_last)
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16)
     criterion = nn.BCELoss()
 
     def loop() -> tuple[Tensor, ...]:
         """Follow https://github.com/pytorch/examples/blob/main/dcgan/main.py line by line."""
         discriminator.zero_grad()
         label = torch.full((real.shape[0],), 1.0, device=device)
-        output = discriminator(real).sigmoid()
+        with precision():
+            output = discriminator(real).float().sigmoid()
         d_loss_real = criterion(output, label)
         d_loss_real.backward()
         real_score = output.mean().detach()
-        noise = torch.randn(real.shape[0], *gan.latent, device=device)
-        fake = generator(noise)
+        noise = torch.randn(real.shape[0], *latent, device=device)
+        with precision():
+            fake = generator(noise)
         label.fill_(0.0)
-        output = discriminator(fake.detach()).sigmoid()
+        with precision():
+            output = discriminator(fake.detach()).float().sigmoid()
         d_loss_fake = criterion(output, label)
         d_loss_fake.backward()
         fake_score = output.mean().detach()
         adam_d.step()
         generator.zero_grad()
         label.fill_(1.0)
-        g_loss = criterion(discriminator(fake).sigmoid(), label)
+        with precision():
+            output = discriminator(fake).float().sigmoid()
+        g_loss = criterion(output, label)
         g_loss.backward()
         adam_g.step()
         return (d_loss_real + d_loss_fake).detach(), g_loss.detach(), real_score, fake_score
