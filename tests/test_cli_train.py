@@ -275,7 +275,56 @@ def test_help_lists_every_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fashion-mnist" in text
 
 
-def test_ctrl_c_saves_and_the_run_can_go_on(data: str, tmp_path: Path) -> None:
+def diverge_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Have the generator's weights become NaN after the given calls of a step."""
+    original, calls = GANStep.__call__, iter(range(1, 1000))
+
+    def step(self: GANStep, real: torch.Tensor) -> Any:
+        result = original(self, real)
+        if next(calls) in steps:
+            with torch.no_grad():
+                next(self.generator.parameters()).fill_(torch.nan)
+        return result
+
+    monkeypatch.setattr(GANStep, "__call__", step)
+
+
+def test_nan_stops_with_the_last_good_checkpoint(
+    data: str, tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverge_at(monkeypatch, 4)
+    words = ["--data", data, *TINY, "--out", tmp_path, "--log-every", "2", "--steps", "9"]
+    error = fails("train", *words, "--checkpoint-every", "3")
+    assert "at step 6 a loss or a weight is not finite" in error
+    assert f"the last good checkpoint is {tmp_path / 'checkpoint-00000003.pt'}" in error
+    assert [p.name for p in tmp_path.glob("*.pt")] == ["checkpoint-00000003.pt"]
+    diverge_at(monkeypatch, 1)
+    error = fails("train", *words[:-2], "--out", tmp_path / "new", "--steps", "9")
+    assert "there is no checkpoint to go back to" in error
+
+
+def test_nan_rolls_back_with_half_the_learning_rate(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverge_at(monkeypatch, 4, 8)
+    words = ["--steps", "9", "--log-every", "1", "--checkpoint-every", "3", "--rollbacks", "2"]
+    assert train(data, tmp_path, *words, "--lr", "0.004") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "warning: at step 5 a loss or a weight is not finite" in lines[0]
+    assert "checkpoint-00000003.pt with learning rate 0.002" in lines[0]
+    assert "at step 6 a loss" in lines[1]  # its loss came before its weights were lost
+    assert "checkpoint-00000003.pt with learning rate 0.001" in lines[1]
+    state = load_newest(tmp_path)[1]
+    assert state["step"] == 9
+    assert state["optimizer_g"]["param_groups"][0]["lr"] == 0.001
+    assert all(torch.isfinite(value).all() for value in state["generator"].values())
+    steps = [row.split(",")[0] for row in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+    assert steps == [str(step) for step in range(1, 10)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_can_go_on(data: str, tmp_path: Path, number: int) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ganfast", "train", "--out", str(out)]
     words = ["--data", data, *TINY, "--steps", "1000000", "--log-every", "1"]
@@ -289,7 +338,7 @@ def test_ctrl_c_saves_and_the_run_can_go_on(data: str, tmp_path: Path) -> None:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     text = stderr.decode()
     assert process.returncode == 130

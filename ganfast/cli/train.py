@@ -24,6 +24,8 @@ from ganfast.training import (
     PRECISIONS,
     CheckpointError,
     DataError,
+    DivergenceError,
+    RollbackWarning,
     Trainer,
     TrainingOptions,
     load_images,
@@ -69,6 +71,7 @@ class Settings:
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
+    rollbacks: int = 0
 
 
 # What a resumed run may set anew; everything else stays as its checkpoint has it.
@@ -82,6 +85,7 @@ CHANGEABLE = frozenset(
         "log_every",
         "sample_every",
         "checkpoint_every",
+        "rollbacks",
     ]
 )
 
@@ -166,9 +170,17 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
             help=f"steps from {what} to {what} (default: {steps})",
         )
 
+    add(
+        "--rollbacks",
+        type=int,
+        metavar="TIMES",
+        help="where a loss is not finite, go back this often to the last checkpoint with half the "
+        f"learning rate, instead of stopping (default: {default.rollbacks})",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and return 0, or 130 after Ctrl-C."""
+    """Train, and return 0, or 130 after Ctrl-C or SIGTERM."""
     for package in NEEDED_PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
@@ -184,7 +196,7 @@ def run(args: argparse.Namespace) -> int:
         if state:
             trainer.restore(state)
         return _train(trainer)
-    except (DataError, CheckpointError) as error:
+    except (DataError, CheckpointError, DivergenceError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -278,7 +290,7 @@ def _device(name: str | None) -> torch.device:
 
 def _train(trainer: Trainer) -> int:
     try:
-        with _stop_on_interrupt(trainer):
+        with _stop_on_interrupt(trainer), _warnings_in_one_line():
             finished = trainer.run()
     except OSError as error:
         raise CommandError(f"cannot write to --out {trainer.out}: {error}") from error
@@ -294,15 +306,26 @@ def _train(trainer: Trainer) -> int:
 
 
 @contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RollbackWarning)
+        warnings.showwarning = lambda message, *_: print(
+            f"ganfast: warning: {message}", file=sys.stderr
+        )
+        yield
+
+
+@contextmanager
 def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let the first Ctrl-C end training after the current step, and a second one end it at once."""
+    """Let a first Ctrl-C or SIGTERM end training after its step, and a second one at once."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signum, previous[signal.Signals(signum)] or signal.SIG_DFL)
         trainer.stop()
 
-    previous = signal.signal(signal.SIGINT, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)

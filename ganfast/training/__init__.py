@@ -3,7 +3,7 @@
 from ganfast.training.batches import Batches
 from ganfast.training.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from ganfast.training.data import ImageData, load_images
-from ganfast.training.errors import CheckpointError, DataError
+from ganfast.training.errors import CheckpointError, DataError, DivergenceError, RollbackWarning
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.step import PRECISIONS, GANStep, StepResult
 from ganfast.training.trainer import Trainer, TrainingOptions
@@ -13,8 +13,10 @@ __all__ = [
     "Batches",
     "CheckpointError",
     "DataError",
+    "DivergenceError",
     "GANStep",
     "ImageData",
+    "RollbackWarning",
     "StepResult",
     "Trainer",
     "TrainingOptions",

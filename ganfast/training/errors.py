@@ -1,10 +1,18 @@
 """What a user's data, checkpoints or output folder can get wrong."""
 
-__all__ = ["CheckpointError", "DataError", "first_line"]
+__all__ = ["CheckpointError", "DataError", "DivergenceError", "RollbackWarning", "first_line"]
+
+
+class DivergenceError(Exception):
+    """Training met a loss that is not finite; the message says where, and what is saved."""
 
 
 class DataError(ValueError):
     """Images that cannot be used; the message says what was given and what to do."""
+
+
+class RollbackWarning(UserWarning):
+    """Training went back to a checkpoint."""
 
 
 class CheckpointError(ValueError):

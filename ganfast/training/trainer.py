@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,14 @@ from torch import Tensor
 from ganfast.models import GAN
 from ganfast.nn import GANLoss
 from ganfast.training.batches import Batches
-from ganfast.training.checkpoints import save_checkpoint
+from ganfast.training.checkpoints import load_newest, save_checkpoint
 from ganfast.training.data import ImageData
-from ganfast.training.errors import CheckpointError, DataError
+from ganfast.training.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    RollbackWarning,
+)
 from ganfast.training.figures import plot_losses, save_grid
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.metrics import MetricsFile
@@ -37,6 +43,9 @@ class TrainingOptions:
     ema, penalty and r1 are those of :class:`GANStep`. The ``_every`` options count steps. With
     ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
     process.
+
+    Where a loss is not finite, training stops; with ``rollbacks`` above 0 it goes back that often
+    to the last checkpoint instead, each time with half the learning rate.
     """
 
     steps: int = 2000
@@ -53,6 +62,7 @@ class TrainingOptions:
     sample_every: int = 500
     checkpoint_every: int = 500
     keep_memory: bool = True
+    rollbacks: int = 0
 
 
 class Trainer:
@@ -129,6 +139,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.metrics = MetricsFile(self.out / "metrics.csv")
         self._stop_requested = False
+        self._rollbacks = 0
         self._resumed = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
@@ -144,6 +155,7 @@ class Trainer:
         are moved to a folder ``earlier-1`` beside the new ones.
 
         Raises:
+            DivergenceError: if a loss is not finite and no rollback is left.
             OSError: if a file cannot be written.
         """
         from tqdm import tqdm
@@ -167,6 +179,11 @@ class Trainer:
                 result = self.train_step(next(self.batches))
                 self.step += 1
                 progress.update(batch_size)
+                if self._diverged(result):
+                    self._roll_back(result)
+                    progress.n = self.step * batch_size
+                    saved_step = self.step
+                    continue
                 if self._due(self.options.log_every):
                     progress.set_postfix(self._log(result), refresh=False)
                 if self._due(self.options.sample_every):
@@ -186,6 +203,40 @@ class Trainer:
 
     def _due(self, interval: int) -> bool:
         return self.step % interval == 0
+
+    def _diverged(self, result: StepResult) -> bool:
+        """Look at the losses before they are written, and at the weights before they are saved."""
+        last = self.step == self.options.steps or self._stop_requested
+        if last or self._due(self.options.checkpoint_every):
+            weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
+            norms = torch.stack(torch._foreach_norm(weights))
+            return not torch.isfinite(norms.sum() + result.d_loss + result.g_loss)
+        if self._due(self.options.log_every):
+            return not torch.isfinite(result.d_loss + result.g_loss)
+        return False
+
+    def _roll_back(self, result: StepResult) -> None:
+        """Go back to the newest checkpoint with half the learning rate, or raise."""
+        seen = (
+            f"at step {self.step} a loss or a weight is not finite: the discriminator's loss is "
+            f"{result.d_loss.item()}, the generator's {result.g_loss.item()}"
+        )
+        try:
+            path, state = load_newest(self.out)
+        except CheckpointError as error:
+            raise DivergenceError(f"{seen}; there is no checkpoint to go back to") from error
+        if self._rollbacks == self.options.rollbacks:
+            raise DivergenceError(f"{seen}; the last good checkpoint is {path}")
+        self._rollbacks += 1
+        rate = self.options.learning_rate * 0.5**self._rollbacks
+        self.restore(state)
+        for optimizer in (self.optimizer_g, self.optimizer_d):
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.metrics.truncate(self.step)
+        self._begin_interval()
+        message = f"{seen}; went back to {path} with learning rate {rate:g}"
+        warnings.warn(message, RollbackWarning, stacklevel=3)
 
     def _begin_interval(self) -> None:
         self._interval_start = time.perf_counter()
