@@ -5,9 +5,10 @@ from typing import Any
 
 from ganfast.models._gan import GAN
 from ganfast.models.dcgan import dcgan
+from ganfast.models.latents import slerp
 from ganfast.models.mlp_gan import mlp_gan
 
-__all__ = ["BUILDERS", "GAN", "build", "dcgan", "mlp_gan"]
+__all__ = ["BUILDERS", "GAN", "build", "dcgan", "mlp_gan", "slerp"]
 
 BUILDERS: dict[str, Callable[..., GAN]] = {"dcgan": dcgan, "mlp": mlp_gan}
 

@@ -5,6 +5,7 @@ from ganfast.training.checkpoints import load_checkpoint, load_newest, save_chec
 from ganfast.training.data import ImageData, load_images
 from ganfast.training.errors import CheckpointError, DataError, DivergenceError, RollbackWarning
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.runs import load_run
 from ganfast.training.step import PRECISIONS, GANStep, StepResult
 from ganfast.training.trainer import Trainer, TrainingOptions
 
@@ -24,5 +25,6 @@ __all__ = [
     "load_checkpoint",
     "load_images",
     "load_newest",
+    "load_run",
     "save_checkpoint",
 ]

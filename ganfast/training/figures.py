@@ -8,21 +8,39 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["plot_losses", "save_grid"]
+__all__ = ["COLUMNS", "plot_losses", "save_animation", "save_grid"]
 
 CELL_PIXELS = 64  # smaller images are enlarged to about this side
 COLUMNS = 8
+FRAME_MILLISECONDS = 80
 
 
 def save_grid(images: Tensor, path: Path) -> None:
     """Save images ``[N, C, H, W]`` in [-1, 1] as a PNG, eight a row, enlarged pixel by pixel."""
     from torchvision.utils import save_image
 
-    scale = max(1, round(CELL_PIXELS / images.shape[-1]))
-    enlarged = functional.interpolate(images.float(), scale_factor=scale, mode="nearest")
     save_image(
-        enlarged, path, nrow=COLUMNS, padding=4, normalize=True, value_range=(-1, 1), pad_value=0.5
+        _enlarged(images),
+        path,
+        nrow=COLUMNS,
+        padding=4,
+        normalize=True,
+        value_range=(-1, 1),
+        pad_value=0.5,
     )
+
+
+def save_animation(images: Tensor, path: Path) -> None:
+    """Save images ``[N, C, H, W]`` in [-1, 1] as a GIF that runs for ever, enlarged likewise."""
+    from torchvision.transforms.functional import to_pil_image
+
+    first, *others = [to_pil_image(image) for image in _enlarged(images).add(1).div(2).clamp(0, 1)]
+    first.save(path, save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    scale = max(1, round(CELL_PIXELS / images.shape[-1]))
+    return functional.interpolate(images.float(), scale_factor=scale, mode="nearest")
 
 
 def plot_losses(columns: Mapping[str, Sequence[float]], path: Path) -> None:

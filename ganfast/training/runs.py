@@ -1,0 +1,41 @@
+"""What a run left behind: its generator, ready to make images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ganfast import models
+from ganfast.models import GAN
+from ganfast.training.checkpoints import load_newest
+from ganfast.training.errors import CheckpointError
+
+__all__ = ["load_run"]
+
+
+def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
+    """Build the networks of a run from its newest whole checkpoint, in evaluation mode.
+
+    The generator has the average of weights, where the run kept one.
+
+    Args:
+        folder: that ``ganfast train --out`` wrote to.
+
+    Returns:
+        The networks, on the CPU, and the checkpoint.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or none that says how its models are built.
+    """
+    path, state = load_newest(Path(folder))
+    try:
+        model = state["configuration"]["model"]
+        gan = models.build(model["name"], **model["options"])
+        average = state["step_state"]["average"]
+        gan.generator.load_state_dict(state["generator"] if average is None else average)
+        gan.discriminator.load_state_dict(state["discriminator"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not say how its models are built: {error}") from error
+    for network in gan[:2]:
+        network.eval().requires_grad_(False)
+    return gan, state
