@@ -22,6 +22,7 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "GANLoss",
+    "SyncBatchNorm",
 ]
 
 
@@ -55,8 +56,9 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"splits must be at least 1, got {splits}")
         # torch_only: what a newer torch adds to its own constructor.
         super().__init__(
-            num_features, eps, momentum, affine, track_running_stats, device, dtype, **torch_only
-        )
+            num_features, eps, momentum, affine, track_running_stats,
+            device=device, dtype=dtype, **torch_only,
+        )  # fmt: skip
         self.activation = activation
         self.negative_slope = negative_slope
         self.order = order
@@ -151,6 +153,77 @@ class BatchNorm3d(_BatchNormAct, torch.nn.BatchNorm3d):
         >>> layer(torch.randn(2, 8, 4, 4, 4)).shape
         torch.Size([2, 8, 4, 4, 4])
     """
+
+
+class SyncBatchNorm(_BatchNormAct):
+    """Normalise with the statistics of all processes' batches and apply an activation.
+
+    Constructor, state_dict and values are those of :class:`torch.nn.SyncBatchNorm`, with the
+    keywords of :class:`BatchNorm1d`, on CPUs (gloo) as well as on GPUs, differentiable twice. It is
+    no subclass of torch's layer, because DistributedDataParallel refuses those on CPUs. In
+    evaluation, and where there is one process, it is a BatchNorm.
+    :func:`ganfast.convert_sync_batchnorm` makes it of the layers of a model.
+
+    Args:
+        process_group: whose batches count; None for all processes.
+
+    Example::
+
+        >>> layer = SyncBatchNorm(64, activation="relu")
+        >>> layer(torch.randn(16, 64, 8, 8)).shape
+        torch.Size([16, 64, 8, 8])
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **keywords: Any,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **keywords
+        )
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and _processes(self.process_group) > 1):
+            return super().forward(input)
+        self._check_input_dim(input)
+        tracked = self.track_running_stats
+        chunks = [
+            functional.sync_batch_norm_act(
+                chunk,
+                self.running_mean if tracked else None,
+                self.running_var if tracked else None,
+                self.weight,
+                self.bias,
+                self.momentum,
+                self.eps,
+                activation=self.activation,
+                negative_slope=self.negative_slope,
+                order=self.order,
+                num_batches_tracked=self.num_batches_tracked if tracked else None,
+                group=self.process_group,
+            )
+            for chunk in input.chunk(self.splits)
+        ]
+        return torch.cat(chunks) if self.splits > 1 else chunks[0]
+
+
+def _processes(group: Any) -> int:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size(group)
 
 
 class BCELoss(torch.nn.BCELoss):

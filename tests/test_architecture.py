@@ -16,8 +16,8 @@ PACKAGE = Path(ganfast.__file__).parent
 # A room may import from rooms further down, and from itself.
 FLOORS = [
     {"__main__"}, {"cli"}, {"bench"}, {"applications"}, {"training"}, {"models"},
-    {"fusion", "compiler"}, {"nn"}, {"functional"}, {"backend"}, {"ops"}, {"activation"},
-    {"_version"},
+    {"fusion", "compiler", "synchronisation"}, {"nn"}, {"functional"}, {"backend"}, {"ops"},
+    {"activation"}, {"_version"},
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = ["triton", "torchvision", "matplotlib", "sklearn", "tqdm", "PIL", "safetensors", "rich"]
