@@ -287,8 +287,8 @@ def _loss_stays(loss: Any) -> str:
     if "forward" in vars(loss):
         return "its forward was replaced"
     weights = {"weight"} if type(loss) is nn.BCELoss else {"weight", "pos_weight"}
-    if not weights <= loss._buffers.keys() or any(b.requires_grad for b in loss.buffers()):
-        return "has a trainable weight"
+    if not weights <= loss._buffers.keys():
+        return "its weight is no buffer"
     return ""
 
 

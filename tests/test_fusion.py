@@ -371,7 +371,7 @@ def test_losses():
     assert reasons == {
         "hooked": "has a hook",
         "replaced": "its forward was replaced",
-        "trainable": "has a trainable weight",
+        "trainable": "its weight is no buffer",
     }
     assert type(model["bce"]) is ganfast.nn.BCELoss
     assert type(model["logits"]) is ganfast.nn.BCEWithLogitsLoss

@@ -34,7 +34,7 @@ def assert_equal_training(
 
     ``call`` computes with ``model`` where that is not ``model`` itself, but compiled.
     """
-    calls = (call or model, twin)
+    calls = (model if call is None else call, twin)
     optimizers = [torch.optim.SGD(m.parameters(), 1e-2) for m in (model, twin)]
     generator = torch.Generator().manual_seed(1)
     for step in range(steps):
