@@ -81,6 +81,7 @@ def test_compiled_models_train_as_before(style, inner):
     assert captured.calls(batch_norm_act.train) == [style.compile, 0]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # inductor's own, in torch 2.11
 @pytest.mark.parametrize("style", ["mlp", "functional"])
 def test_through_inductor(style):
     if not (shutil.which("g++") or shutil.which("clang++")):
@@ -228,7 +229,9 @@ LOSS_GRAPHS = {
         lambda z, t: nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0, dtype=z.dtype))(z, t), 1, 1,
     ),
     "probabilities": (lambda z, t: bce(z.sigmoid() * 0.5, t), 1, 0),
-    "arguments": (lambda z, t: F.binary_cross_entropy(z / 20 + 0.5, t, None, None, None, "sum"), 1, 0),
+    "arguments": (
+        lambda z, t: F.binary_cross_entropy(z / 20 + 0.5, t, None, None, None, "sum"), 1, 0,
+    ),
     "logits changed": (logits_changed, 1, 0),
     "probabilities changed": (probabilities_changed, 1, 0),
     "view changed": (view_changed, 1, 0),
