@@ -170,15 +170,28 @@ def momentum_lost(model):
     model[2].momentum = 0.11
 
 
+def wrong_in_evaluation(model):
+    model[2].register_forward_pre_hook(lambda norm, args: None if norm.training else args[0] + 0.1)
+
+
 def raising(model):
     model[2].register_forward_pre_hook(lambda *arguments: 1 / 0)
 
 
-@pytest.mark.parametrize("wrong", [slope_lost, eps_doubled, momentum_lost, raising])
-def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong):
+@pytest.mark.parametrize(
+    ("wrong", "row"),
+    [
+        (slope_lost, "parameter gradient .* step 1"),
+        (eps_doubled, "input gradient .* step 2"),
+        (momentum_lost, "buffer .* step 3"),
+        (wrong_in_evaluation, "output .* evaluation"),
+        (raising, "output .* step 1"),
+    ],
+)
+def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
     monkeypatch.setattr(bench_model, "fuse", lambda model: (fuse(model), wrong(model)))
     assert main(command_for("small_model", "4x3x6x6")) == 1
-    assert "FAIL" in capsys.readouterr().out
+    assert re.search(f"^{row} .* FAIL$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_command_writes_what_it_found_of_a_model(capsys):
@@ -219,8 +232,9 @@ def test_bad_arguments_are_errors(arguments, message, capsys):
 
 
 def test_a_model_of_the_current_directory(tmp_path, monkeypatch):
-    (tmp_path / "my_own_networks.py").write_text("from torch.nn import BatchNorm1d as Net\n")
-    (tmp_path / "my_own_networks.py").open("a").write("def net(): return Net(3)\n")
+    (tmp_path / "my_own_networks.py").write_text(
+        "from torch import nn\ndef net(): return nn.BatchNorm1d(3)\n"
+    )
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
     arguments = ["--model", "my_own_networks:net", "--input", "6x3"]
