@@ -2,6 +2,16 @@
 
 from ganfast import backend, functional, nn
 from ganfast._version import __version__
+from ganfast.fusion import FusionReport, fuse, unfuse
 from ganfast.synchronisation import convert_sync_batchnorm
 
-__all__ = ["__version__", "backend", "convert_sync_batchnorm", "functional", "nn"]
+__all__ = [
+    "FusionReport",
+    "__version__",
+    "backend",
+    "convert_sync_batchnorm",
+    "functional",
+    "fuse",
+    "nn",
+    "unfuse",
+]

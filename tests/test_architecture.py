@@ -16,7 +16,7 @@ PACKAGE = Path(ganfast.__file__).parent
 # A room may import from rooms further down, and from itself.
 FLOORS = [
     {"__main__"}, {"cli"}, {"bench"}, {"applications"}, {"training"}, {"models"},
-    {"fusion", "compiler", "synchronisation"}, {"nn"}, {"functional"}, {"backend"}, {"ops"},
+    {"compiler"}, {"fusion", "synchronisation"}, {"nn"}, {"functional"}, {"backend"}, {"ops"},
     {"activation"}, {"_version"},
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 import torch
 from conftest import missing
+from torch import nn
 from torch.library import Library
 
-from ganfast import backend
-from ganfast.bench import verify
+from ganfast import backend, fuse
+from ganfast.bench import model as bench_model
+from ganfast.bench import verify, verify_model
 from ganfast.bench.exactness import judge
 from ganfast.bench.verify import CHECKS, DTYPES
 from ganfast.cli import main
@@ -91,6 +94,152 @@ def test_errors_say_what_to_do(tmp_path, capsys):
     command = ["verify", "--device", "cpu", "--backend", "eager", "--dtype", "float32"]
     assert main([*command, "--json", str(tmp_path / "no" / "such")]) == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+def small_model():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Dropout(0.5), nn.Tanh())
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+class Labels(nn.Module):
+    def forward(self, x):
+        return x.argmax(1)
+
+
+def needs_argument(width):
+    return nn.Linear(width, width)
+
+
+def not_a_module():
+    return [1, 2]
+
+
+def command_for(model, *shapes):
+    return ["verify", "--device", "cpu", "--model", f"test_verify:{model}", "--input", *shapes]
+
+
+def test_a_model_passes(capsys):
+    assert main(command_for("small_model", "4x3x6x6")) == 0
+    printed = capsys.readouterr().out
+    assert "fused  2  4 channels, leaky_relu(0.2)" in printed
+    assert printed.count("PASS") == 13
+    assert "0 rows failed" in printed
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_models_of_every_dtype_pass(backend, dtype):
+    rows = list(verify_model(small_model(), [(4, 3, 6, 6)], backends=[backend], dtypes=[dtype]))
+    assert not [failure for row in rows for failure in row.failures]
+    assert {row.layout for row in rows} == {"step 1", "step 2", "step 3", "evaluation"}
+    assert {(row.dtype, row.backend) for row in rows} == {(dtype, backend)}
+
+
+def test_the_model_is_not_changed_and_may_return_any_structure():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = small_model()
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, x, y):
+            return {"a": self.block(x), "b": (y, y.argmax())}
+
+    model = Two()
+    text, state = repr(model), {k: v.clone() for k, v in model.state_dict().items()}
+    rows = list(verify_model(model, [(4, 3, 6, 6), (5,)]))
+    assert not any(row.failures for row in rows)
+    assert rows[0].results == 2
+    assert repr(model) == text
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+
+
+def slope_lost(model):
+    model[2].negative_slope = 0.2001
+
+
+def eps_doubled(model):
+    model[2].eps *= 2
+
+
+def momentum_lost(model):
+    model[2].momentum = 0.11
+
+
+def wrong_in_evaluation(model):
+    model[2].register_forward_pre_hook(lambda norm, args: None if norm.training else args[0] + 0.1)
+
+
+def raising(model):
+    model[2].register_forward_pre_hook(lambda *arguments: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "row"),
+    [
+        (slope_lost, "parameter gradient .* step 1"),
+        (eps_doubled, "input gradient .* step 2"),
+        (momentum_lost, "buffer .* step 3"),
+        (wrong_in_evaluation, "output .* evaluation"),
+        (raising, "output .* step 1"),
+    ],
+)
+def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
+    monkeypatch.setattr(bench_model, "fuse", lambda model: (fuse(model), wrong(model)))
+    assert main(command_for("small_model", "4x3x6x6")) == 1
+    assert re.search(f"^{row} .* FAIL$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_command_writes_what_it_found_of_a_model(capsys):
+    assert main([*command_for("small_model", "4x3x6x6"), "--json", "-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 13
+
+
+BAD_MODELS = {
+    "small_model": ("4x3", "does not take an input of 4x3"),
+    "Noisy": ("4x3", "forward is random"),
+    "Labels": ("4x3", "no floating-point tensor"),
+    "no_such_factory": ("4x3", "no_such_factory"),
+    "needs_argument": ("4x3", "missing 1 required positional argument"),
+    "not_a_module": ("4x3", "made a list, not an nn.Module"),
+}
+
+
+@pytest.mark.parametrize("model", BAD_MODELS)
+def test_bad_models_are_errors(model, capsys):
+    shape, message = BAD_MODELS[model]
+    assert main(command_for(model, shape)) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "no_such_module:net", "--input", "2x3"], "No module named 'no_such_module'"),
+        (["--model", "test_verify", "--input", "2x3"], "must be MODULE:FACTORY"),
+        (["--model", "test_verify:small_model"], "belong together"),
+        (["--input", "2x3"], "belong together"),
+        (["--model", "test_verify:small_model", "--input", "2x-3"], "2x-3"),
+    ],
+)
+def test_bad_arguments_are_errors(arguments, message, capsys):
+    assert main(["verify", "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_of_the_current_directory(tmp_path, monkeypatch):
+    (tmp_path / "my_own_networks.py").write_text(
+        "from torch import nn\ndef net(): return nn.BatchNorm1d(3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    arguments = ["--model", "my_own_networks:net", "--input", "6x3"]
+    assert main(["verify", "--device", "cpu", *arguments]) == 0
+    assert sys.path == path
 
 
 def test_the_rule():

@@ -4,6 +4,7 @@
 from ganfast.bench import batch_norm_act, batch_norm_act_checks, losses, losses_checks, step
 from ganfast.bench.case import SUITES, Case, Options, Suite
 from ganfast.bench.machine import fingerprint
+from ganfast.bench.model import verify_model
 from ganfast.bench.result import Result
 from ganfast.bench.timing import Timing, compare
 from ganfast.bench.verify import Row, verify
@@ -24,4 +25,5 @@ __all__ = [
     "losses_checks",
     "step",
     "verify",
+    "verify_model",
 ]

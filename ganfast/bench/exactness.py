@@ -31,6 +31,21 @@ class Verdict(NamedTuple):
         """Whether the rule holds."""
         return self.unusual and self.error <= self.allowed
 
+    @property
+    def closeness(self) -> float:
+        """Return the error as a share of what is allowed; infinite where other values are wrong."""
+        if not self.unusual:
+            return float("inf")
+        if self.allowed:
+            return self.error / self.allowed
+        return float("inf") if self.error else 0.0
+
+    def describe(self) -> str:
+        """Say how the rule is broken."""
+        if not self.unusual:
+            return f"{self.what}: values that are not finite differ from torch's"
+        return f"{self.what}: error {self.error:.2e}, allowed {self.allowed:.2e}"
+
 
 def worst_error(value: Tensor, exact: Tensor) -> float:
     """Return the largest absolute error where ``exact`` is finite; 0 for an empty tensor."""

@@ -49,6 +49,21 @@ class Row(NamedTuple):
     worst: Verdict
     failures: list[str]
 
+    @classmethod
+    def of(
+        cls,
+        op: str,
+        backend: str,
+        dtype: str,
+        layout: str,
+        verdicts: Sequence[Verdict],
+        failures: list[str],
+    ) -> Row:
+        """Return the row of some verdicts and of what failed among them or before."""
+        nothing = Verdict("", 0.0, 0.0, 0.0, True)
+        worst = max(verdicts, key=lambda verdict: verdict.closeness, default=nothing)
+        return cls(op, backend, dtype, layout, len(verdicts), worst, failures)
+
 
 def verify(
     *,
@@ -92,21 +107,6 @@ def _rows(op: str, name: str, dtype: str, checks: Iterator[Check]) -> Iterator[R
             failed.append(f"{check.name}: {type(error).__name__}: {error}")
             continue
         found += results
-        failed += [f"{check.name}: {_describe(v)}" for v in results if not v.passed]
+        failed += [f"{check.name}: {v.describe()}" for v in results if not v.passed]
     for layout, found in verdicts.items():
-        worst = max(found, key=_closeness, default=Verdict("", 0.0, 0.0, 0.0, True))
-        yield Row(op, name, dtype, layout, len(found), worst, failures[layout])
-
-
-def _closeness(verdict: Verdict) -> float:
-    if not verdict.unusual:
-        return float("inf")
-    if verdict.allowed:
-        return verdict.error / verdict.allowed
-    return float("inf") if verdict.error else 0.0
-
-
-def _describe(verdict: Verdict) -> str:
-    if not verdict.unusual:
-        return f"{verdict.what}: values that are not finite differ from torch's"
-    return f"{verdict.what}: error {verdict.error:.2e}, allowed {verdict.allowed:.2e}"
+        yield Row.of(op, name, dtype, layout, found, failures[layout])

@@ -18,7 +18,7 @@ from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean
 from ganfast.bench.verify import DTYPES
 from ganfast.cli.errors import CommandError
-from ganfast.cli.options import positive
+from ganfast.cli.options import positive, shape
 from ganfast.training import keep_freed_memory
 
 __all__ = ["add_parser", "run"]
@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--layout", nargs="+", choices=("NC*", "channels-last"), default=["NC*"])
     parser.add_argument(
-        "--shapes", nargs="+", type=_shape, metavar="NxCxHxW", default=[], help="such as 64x128x8x8"
+        "--shapes", nargs="+", type=shape, metavar="NxCxHxW", default=[], help="such as 64x128x8x8"
     )
     parser.add_argument(
         "--against", nargs="*", choices=tuple(PEERS), metavar="PEER", default=["eager"],
@@ -170,10 +170,3 @@ def _print_means(results: list[Result]) -> None:
     for (passes, name), values in ratios.items():
         print(f"{passes}: {name} takes {geometric_mean(values):.2f} of our time (geometric mean), "
               f"{min(values):.2f} at the least")  # fmt: skip
-
-
-def _shape(word: str) -> tuple[int, ...]:
-    sizes = word.split("x")
-    if not all(size.isdecimal() and int(size) for size in sizes):
-        raise argparse.ArgumentTypeError(f"must be sizes such as 64x128x8x8, got {word!r}")
-    return tuple(map(int, sizes))

@@ -3,7 +3,7 @@
 import argparse
 import math
 
-__all__ = ["finite_positive", "positive", "probability", "seed"]
+__all__ = ["finite_positive", "positive", "probability", "seed", "shape"]
 
 
 def positive(word: str) -> int:
@@ -34,6 +34,14 @@ def seed(word: str) -> int:
     if not word.isdecimal() or int(word) >= 2**63:
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2^63 - 1, got {word!r}")
     return int(word)
+
+
+def shape(word: str) -> tuple[int, ...]:
+    """Read a shape such as 64x128x8x8."""
+    sizes = word.split("x")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"must be sizes such as 64x128x8x8, got {word!r}")
+    return tuple(map(int, sizes))
 
 
 def _number(word: str) -> float:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib
 import json
+import os
 import sys
 from collections.abc import Iterable
 
 import torch
 
 from ganfast import backend
-from ganfast.bench import Row, fingerprint, verify
+from ganfast.bench import Row, fingerprint, verify, verify_model
 from ganfast.bench.verify import DTYPES
 from ganfast.cli.errors import CommandError
+from ganfast.cli.options import shape
+from ganfast.fusion import fuse
 
 __all__ = ["add_parser", "run"]
 
@@ -27,13 +32,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="compare every kernel with torch in float64",
         description="Compare every op, backend, dtype and layout with torch in float64. A kernel's "
         "error may be at most twice torch's own at the same dtype, plus one rounding. The exit "
-        "code is 1 where one is not.",
+        "code is 1 where one is not. With --model, fuse that model and hold its training to the "
+        "same rule, beside the model as it is.",
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
     parser.add_argument(
         "--backend", choices=backend.NAMES, nargs="+", help="default: all that the device has"
     )
-    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=list(DTYPES))
+    parser.add_argument(
+        "--dtype", choices=DTYPES, nargs="+", help="default: all; the model's own with --model"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="a function without arguments, or a class, that makes your nn.Module",
+    )
+    parser.add_argument(
+        "--input",
+        type=shape,
+        nargs="+",
+        metavar="NxCxHxW",
+        help="the shape of each of the model's inputs, such as 4x3x64x64",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the machine and the rows; - for here")
     parser.set_defaults(run=run)
 
@@ -41,9 +61,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Print the table, and what failed; return 1 where something did."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if bool(args.model) != bool(args.input):
+        raise CommandError("--model MODULE:FACTORY and --input SHAPE belong together")
+    chosen = {"device": device, "backends": args.backend}
+    model = _make(args.model) if args.model else None
     try:
         torch.empty(0, device=device)
-        found = verify(device=device, backends=args.backend, dtypes=args.dtype)
+        if model is None:
+            found = verify(**chosen, dtypes=args.dtype or list(DTYPES))
+        else:
+            found = verify_model(model, args.input, **chosen, dtypes=args.dtype)
+            if args.json != "-":
+                print(fuse(copy.deepcopy(model)))
         rows = list(found if args.json == "-" else _printed(found))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CommandError(str(error).partition("\n")[0]) from error
@@ -54,6 +83,24 @@ def run(args: argparse.Namespace) -> int:
         count = sum(row.results for row in rows)
         print(f"{count} results in {len(rows)} rows, {failed} rows failed")
     return FAILED if failed else 0
+
+
+def _make(spec: str) -> torch.nn.Module:
+    """Import what makes the model, from the current directory too, and call it."""
+    module, _, factory = spec.partition(":")
+    if not module or not factory:
+        raise CommandError(f"--model must be MODULE:FACTORY, got {spec!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        model = getattr(importlib.import_module(module), factory)()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise CommandError(f"--model {spec}: {reason}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(model, torch.nn.Module):
+        raise CommandError(f"--model {spec} made a {type(model).__name__}, not an nn.Module")
+    return model
 
 
 def _printed(rows: Iterable[Row]) -> Iterable[Row]:
