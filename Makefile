@@ -3,6 +3,8 @@
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
+# make sanitize   run the op tests on an extension built with the address and undefined-behaviour
+#                 sanitizers
 #
 # PYTHON=python3.12   the interpreter to make the environment with
 # VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
@@ -30,7 +32,7 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format mutation clean
+.PHONY: help install demo test check format mutation sanitize clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -74,6 +76,9 @@ format: $(BUILT)
 
 mutation: $(BUILT)
 	$(PY) tests/mutation.py
+
+sanitize: $(BUILT)
+	$(PY) tests/sanitize.py
 
 clean:
 	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt
