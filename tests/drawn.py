@@ -147,4 +147,3 @@ def _plain(argument: Any, *, wide: bool) -> Any:
         return argument
     plain = argument.clone(memory_format=torch.contiguous_format)
     return plain.double() if wide and plain.is_floating_point() else plain
-

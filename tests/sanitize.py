@@ -64,6 +64,7 @@ def environment(copy: Path, capability: str = "best") -> dict[str, str]:
         "LD_PRELOAD": " ".join(libraries),
         # Python never frees its interned objects; torch's freed tensors would fill the memory.
         "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16",
+        "OMP_WAIT_POLICY": "passive",  # spinning threads cost minutes where other programs run
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONPATH": str(copy),
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
 import torch
 from drawn import (
     DTYPES,
@@ -13,7 +12,6 @@ from drawn import (
     draw_shape,
     draw_tensor,
     fuzz,
-    hypothesis,
     largest,
     st,
 )
@@ -24,15 +22,13 @@ from ganfast.ops.batch_norm_act import eager as eager_norm
 from ganfast.ops.binary_cross_entropy import eager as eager_bce
 from ganfast.ops.gan_loss import eager as eager_gan
 
-WIDE = {torch.float64: torch.float64}  # else float32
-
 
 class Norm:
     """What the ops of batch_norm_act have in common: an input, parameters, an activation."""
 
     def __init__(self, draw, *, training):
         self.draw, self.dtype = draw, draw(st.sampled_from(DTYPES))
-        self.wide = WIDE.get(self.dtype, torch.float32)
+        self.wide = torch.promote_types(self.dtype, torch.float32)
         self.splits = draw(st.sampled_from([1, 1, 1, 2, 3])) if training else 1
         self.shape = draw_shape(draw, 2, 5)
         if training and math.prod(self.shape) == self.shape[1]:  # torch refuses a single value
@@ -62,15 +58,17 @@ class Norm:
     def stats(self, training):
         """Return the saved statistics of a forward pass."""
         if training:
-            buffers = (None, None, None, 0.1)
-            return eager_norm.train(
-                self.x, self.weight, self.bias, *buffers, self.eps, *self.form, self.splits
-            )[1]
-        buffers = torch.randn(self.shape[1]), torch.rand(self.shape[1]) + 0.1
-        buffers = (b.to(self.wide) for b in buffers)
-        return eager_norm.evaluate(self.x, self.weight, self.bias, *buffers, self.eps, *self.form)[
-            1
-        ]
+            no_buffers = (None, None, None, 0.1)
+            _, stats = eager_norm.train(
+                self.x, self.weight, self.bias, *no_buffers, self.eps, *self.form, self.splits
+            )
+            return stats
+        mean, var = torch.randn(self.shape[1]), torch.rand(self.shape[1]) + 0.1
+        buffers = mean.to(self.wide), var.to(self.wide)
+        _, stats = eager_norm.evaluate(
+            self.x, self.weight, self.bias, *buffers, self.eps, *self.form
+        )
+        return stats
 
     def largest_u(self):
         """Return the largest value that is normalised."""
@@ -86,8 +84,10 @@ class Norm:
     def chunks(self, t):
         """Return t in float64, of shape (splits, C, values of a channel)."""
         images = self.shape[0] // self.splits
+        if t.numel() == 0:
+            return torch.zeros(self.splits, self.shape[1], 1, dtype=torch.float64)
         t = t.double().contiguous().reshape(self.splits, images, *self.shape[1:])
-        return t.movedim(2, 1).flatten(2) if t.numel() else t.new_zeros(self.splits, self.shape[1], 1)
+        return t.movedim(2, 1).flatten(2)
 
 
 @fuzz
@@ -100,13 +100,9 @@ def test_train(backend, draw):
     buffers = [mean, var, None if count is None else torch.tensor(count)]
 
     def operands(exact):
-        _, stats, *after = exact
-        y, rows = case.sizes_of_forward(stats)
-        largest_var = case.largest_u() ** 2 * 2
-        given = {id(mean): case.largest_u(), id(var): largest_var}
-        return [y, rows, *(given.get(id(b), 0.0) for b in buffers if b is not None)][
-            : 2 + len(after)
-        ]
+        sizes = [case.largest_u(), 2 * case.largest_u() ** 2, 0.0]
+        of_buffers = [size for size, b in zip(sizes, buffers, strict=True) if b is not None]
+        return [*case.sizes_of_forward(exact[1]), *of_buffers]
 
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
@@ -233,13 +229,15 @@ def test_binary_cross_entropy(backend, draw):
 
     arguments = [x, target, 0.0 if label is None else label, weight, pos_weight]
     mode = (from_logits, reduction)
-    forward = binary_cross_entropy.forward, eager_bce.forward
-    (loss,) = check(backend, *forward, [*arguments, *mode], lambda exact: [y])
-    backward = binary_cross_entropy.backward, eager_bce.backward
-    (dx,) = check(
-        backend, *backward, [dy, *arguments, *mode], lambda exact: [largest(slope * dy.double()) / n]
-    )
+    op, eager = binary_cross_entropy, eager_bce
+    (loss,) = check(backend, op.forward, eager.forward, [*arguments, *mode], lambda exact: [y])
+    size = largest(slope * dy.double()) / n
+    arguments = [dy, *arguments, *mode]
+    (dx,) = check(backend, op.backward, eager.backward, arguments, lambda exact: [size])
     assert_laid_out_like(x, dx, *([loss] if reduction == "none" else []))
+    if target is not None:  # eager on every backend
+        del arguments[3]  # label
+        check(backend, op.target_backward, eager.target_backward, arguments, lambda exact: [0.0])
 
 
 KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
@@ -248,8 +246,10 @@ KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
 @fuzz
 def test_gan_loss(backend, draw):
     kind, dtype = draw(st.sampled_from(KINDS)), draw(st.sampled_from(DTYPES))
-    labels = (1.0, -1.0) if kind in ("hinge", "linear") else draw(
-        st.sampled_from([(1.0, 0.0), (0.9, 0.1)])
+    labels = (
+        (1.0, -1.0)
+        if kind in ("hinge", "linear")
+        else draw(st.sampled_from([(1.0, 0.0), (0.9, 0.1)]))
     )
     form = draw(st.sampled_from(["both", "splits", "generator"]))
     probabilities = kind == "probabilities"
@@ -259,7 +259,7 @@ def test_gan_loss(backend, draw):
     fake = None
     if form == "both":
         fake = draw_scores(draw, draw_shape(draw, 0, 4), dtype, probabilities=probabilities)
-    wide = WIDE.get(dtype, torch.float32)
+    wide = torch.promote_types(dtype, torch.float32)
     dloss = torch.tensor(draw(st.sampled_from([1.75, -0.5])), dtype=wide)
 
     def terms(x):
@@ -275,17 +275,13 @@ def test_gan_loss(backend, draw):
     slopes = [largest(terms(x)[1]) * 2 / max(1, x.numel()) for x in given] + [0.0]
 
     arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
-    forward, backward = (gan_loss.forward, eager_gan.forward), (gan_loss.backward, eager_gan.backward)
-    check(backend, *forward, arguments, lambda exact: [2 * loss, score, score])
+    sizes = [2 * loss, score, score]
+    check(backend, gan_loss.forward, eager_gan.forward, arguments, lambda exact: sizes)
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     gradients = check(
-        backend, *backward, [dloss, *arguments, *needed],
+        backend, gan_loss.backward, eager_gan.backward, [dloss, *arguments, *needed],
         lambda exact: [4 * slopes[0], 4 * slopes[1]],
     )  # fmt: skip
     for x, dx, wanted in zip(given, gradients, needed, strict=False):
         if wanted:
             assert_laid_out_like(x, dx)
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])
