@@ -34,6 +34,7 @@ class Norm:
         if training and math.prod(self.shape) == self.shape[1]:  # torch refuses a single value
             self.shape[0] = 2
         self.shape[0] *= self.splits
+        self.values = math.prod(self.shape) // max(1, self.splits * self.shape[1])
         self.eps = draw(st.sampled_from([1e-5, 1e-3, 0.8]))
         self.activation = draw(st.sampled_from(list(ACTIVATIONS)))
         self.slope = draw(st.sampled_from([0.2, 0.0, 1.0, 1.5, -0.5]))
@@ -107,7 +108,7 @@ def test_train(backend, draw):
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
         [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.form, case.splits],
-        operands, written=(3, 4, 5),
+        operands, written=(3, 4, 5), added_up=case.values,
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
 
@@ -159,7 +160,7 @@ def test_backward(backend, draw):
     dx, *_ = check(
         backend, batch_norm_act.backward, eager_norm.backward,
         [dy, case.x, case.weight, stats, case.eps, training, *case.form, *needed],
-        operands,
+        operands, added_up=case.values * case.splits,
     )  # fmt: skip
     if needed[0]:
         assert_laid_out_like(case.x, dx)
@@ -187,7 +188,7 @@ def test_double_backward(backend, draw):
     d_dy, d_x, _ = check(
         backend, batch_norm_act.double_backward, eager_norm.double_backward,
         [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.form],
-        operands,
+        operands, added_up=case.values * case.splits,
     )  # fmt: skip
     assert_laid_out_like(case.x, d_dy, d_x)
 
