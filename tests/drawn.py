@@ -105,8 +105,9 @@ def check(
     contiguous; the eager form at their own dtypes stands for torch. Arguments that are ``written``
     count as results behind those that are returned. ``operands`` makes of the exact results the
     size of each one's terms, of which four roundings are allowed: few values or terms that cancel
-    leave torch without error by chance. ``added_up`` is the number of values in a sum: the eager
-    form in float64 is off by a random walk of that many roundings, which a result in float64 shows.
+    leave torch without error by chance. ``added_up`` is the number of values in a sum: torch
+    adds them one after another in float64 and where strides are unusual, and is off by a random
+    walk of that many roundings. A result in float64, or of the eager form, may be as well.
     """
     torchs = _run(eager, [_plain(a, wide=False) for a in arguments], written)
     exact = _run(eager, [_plain(a, wide=True) for a in arguments], written)
@@ -116,7 +117,7 @@ def check(
         if not value.is_floating_point():  # a counter
             assert torch.equal(value, torchs[i])
             continue
-        if value.dtype == torch.float64:
+        if value.dtype == torch.float64 or backend == "eager":
             terms *= math.sqrt(max(1, added_up))
         assert_as_exact_as_torch(
             value, torchs[i], exact[i].double(), f"{op}, result {i}", operands=terms
