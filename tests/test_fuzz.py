@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from drawn import (
     DTYPES,
@@ -16,6 +17,7 @@ from drawn import (
     st,
 )
 
+from ganfast import functional
 from ganfast.activation import ACTIVATIONS
 from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
 from ganfast.ops.batch_norm_act import eager as eager_norm
@@ -164,6 +166,23 @@ def test_backward(backend, draw):
     )  # fmt: skip
     if needed[0]:
         assert_laid_out_like(case.x, dx)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (4, 5, 1), (4, 5, 3, 3)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+def test_strided_vectors(backend, device, shape, training):
+    # torch itself reads a strided weight wrongly in backward: it gets contiguous copies here.
+    x, dy = torch.randn(shape, device=device), torch.randn(shape, device=device)
+    strided = [v.to(device)[::2] for v in torch.rand(4, 10) + 0.5]
+    results = []
+    for vectors in (strided, [v.clone() for v in strided]):
+        mean, var, weight, bias = vectors
+        weight, bias = weight.requires_grad_(), bias.requires_grad_()
+        u = x.clone().requires_grad_()
+        y = functional.batch_norm_act(u, mean, var, weight, bias, training, activation="relu")
+        results.append([y, *torch.autograd.grad(y, (u, weight, bias), dy), mean, var])
+    for ours, plain in zip(*results, strict=True):
+        assert torch.equal(ours, plain)
 
 
 @fuzz
