@@ -5,6 +5,8 @@
 # make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
 # make results NAME=machine   measure everything anew for README's table, some 20 minutes
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
+# make sanitize   run the op tests on an extension built with the address and undefined-behaviour
+#                 sanitizers
 #
 # PYTHON=python3.12   the interpreter to make the environment with
 # VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
@@ -32,7 +34,7 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format bench results mutation clean
+.PHONY: help install demo test check format bench results mutation sanitize clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -93,6 +95,9 @@ results: $(BUILT)
 
 mutation: $(BUILT)
 	$(PY) tests/mutation.py
+
+sanitize: $(BUILT)
+	$(PY) tests/sanitize.py
 
 clean:
 	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt

@@ -61,10 +61,10 @@ GANFAST_INLINE FloatVec log_of(FloatVec x) {
   const FloatVec smallest_normal = FloatVec{} + 1.17549435e-38f;
   const FloatVec scaled = x < smallest_normal ? x * 8388608.0f : x;
   const FloatVec bias = x < smallest_normal ? FloatVec{} - 23.0f : FloatVec{};
-  // scaled = 2^n m with m between sqrt(1/2) and sqrt(2).
-  const IntVec bits = (IntVec)scaled;
-  const IntVec n = (bits - 0x3f3504f3) >> 23;
-  const FloatVec m = (FloatVec)(bits - (n << 23));
+  // scaled = 2^n m with m between sqrt(1/2) and sqrt(2). Unsigned: the bits of -0 would overflow.
+  const UintVec bits = (UintVec)scaled;
+  const IntVec n = (IntVec)(bits - 0x3f3504f3u) >> 23;
+  const FloatVec m = (FloatVec)(bits - ((UintVec)n << 23));
   const FloatVec s = (m - 1.0f) / (m + 1.0f);
   const FloatVec exponent = __builtin_convertvector(n, FloatVec) + bias;
   const FloatVec y =

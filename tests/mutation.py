@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from extension_copy import ROOT, Extension, copy_repository
 
-ROOT = Path(__file__).resolve().parent.parent
 _run = partial(subprocess.run, capture_output=True, text=True)
 TIME_LIMIT = 600  # seconds, for one run of the tests; a mutated loop may not end
 USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
@@ -152,51 +152,16 @@ const LossKernels& kernels(const LossSelection&) {{ std::abort(); }}
 """
 
 
-class Extension:
-    """The native extension of a copy of the repository, compiled object by object."""
-
-    def __init__(self, copy: Path) -> None:
-        self.library, self.objects = copy / "ganfast" / "_native.so", copy / "build" / "mutation"
-        self.objects.mkdir(parents=True)
-        self.compiler = os.environ.get("CXX", "c++")
-        # setup.py's, but for the optimisation: the quickest that still fuses x * y + z.
-        self.flags = ["-O1", "-fexpensive-optimizations", "-std=c++20", "-fPIC", "-w"]
-        self.flags += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-        self.flags += ["-fopenmp"] if sys.platform == "linux" else []
-        torch_folder = Path(torch.__file__).parent
-        includes = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
-        self.flags += [f"-isystem{path}" for path in includes]
-        self.link_flags = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu"]
-        for name in ("baseline", "avx2", "avx512", "avx512_bf16"):
-            file = copy / "csrc" / f"cpu_{name}.cpp"
-            if name == USED:  # in halves, of which a mutation changes one
-                _halve(file)
-            else:  # never called: there is only the name
-                file.write_text(NOT_CALLED.format(name))
-        self.sources = sorted((copy / "csrc").rglob("*.cpp"))
-        for i in range(len(self.sources)):
-            self._compile(i, "o")
-        self.link()
-
-    def link(self, changed: Path | None = None) -> None:
-        """Link the objects, compiling again beside them what a changed file is part of."""
-        ends = []
-        for i in range(len(self.sources)):
-            parts = (self.objects / f"{i}.o.d").read_text().replace("\\\n", " ").split()[1:]
-            again = changed is not None and changed in {Path(part).resolve() for part in parts}
-            if again:
-                self._compile(i, "mutated.o")
-            ends.append("mutated.o" if again else "o")
-        objects: list[str | Path] = [self.objects / f"{i}.{end}" for i, end in enumerate(ends)]
-        if changed is not None and set(ends) == {"o"}:
-            sys.exit(f"no object of the extension depends on {changed.name}")
-        self.library.unlink(missing_ok=True)
-        _call(self.compiler, "-shared", *objects, *self.link_flags, "-o", self.library)
-
-    def _compile(self, i: int, end: str) -> None:
-        out = self.objects / f"{i}.{end}"
-        where = "-o", out, "-MD", "-MF", f"{out}.d"
-        _call(self.compiler, *self.flags, "-c", self.sources[i], *where)
+def compile_extension(copy: Path) -> Extension:
+    """Compile what the tests call, so that a mutation needs little compiled again."""
+    for name in ("baseline", "avx2", "avx512", "avx512_bf16"):
+        file = copy / "csrc" / f"cpu_{name}.cpp"
+        if name == USED:  # in halves, of which a mutation changes one
+            _halve(file)
+        else:  # never called: there is only the name
+            file.write_text(NOT_CALLED.format(name))
+    # The quickest optimisation that still fuses x * y + z.
+    return Extension(copy, ["-O1", "-fexpensive-optimizations"])
 
 
 def _halve(file: Path) -> None:
@@ -208,21 +173,6 @@ def _halve(file: Path) -> None:
         file.with_name(f"half_{i}.h").write_text(text)
         file.with_name(f"half_{i}.cpp").write_text(source.replace(impl, f"half_{i}.h"))
     file.unlink()
-
-
-def _call(*command: str | Path) -> None:
-    result = _run(command)
-    if result.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{result.stderr[:2000]}")
-
-
-def copy_repository(copy: Path) -> None:
-    """Copy what git tracks or would add, as it is in the working tree."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"]
-    for name in subprocess.check_output(command, text=True).rstrip("\0").split("\0"):
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, copy / name)
 
 
 def red_test(copy: Path, backend: str, ops: str) -> str:
@@ -252,7 +202,7 @@ def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
     survivors, extension = [], None
     if any(m.backend == "native" for m in chosen):
         print("compiling the extension", flush=True)
-        extension = Extension(copy)
+        extension = compile_extension(copy)
     for backend, ops in sorted({(m.backend, m.ops) for m in chosen}):
         if red := red_test(copy, backend, ops):
             sys.exit(f"{backend}: {red} fails without any mutation")

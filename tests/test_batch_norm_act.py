@@ -164,10 +164,15 @@ def test_large_input_cut_into_parts(backend, device):
     check_layer(layer, x.to(memory_format=torch.channels_last), dy)
 
 
-def test_empty_batch(backend, device):
-    layer, x, _ = make((0, 4, 3, 3), device, activation="relu")
+@pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (2, 4, 0, 3)], ids=str)
+def test_empty_batch(backend, device, shape):
+    layer, x, dy = make(shape, device, activation="relu")
     before = layer.running_mean.clone(), layer.running_var.clone()
-    assert layer(x).shape == (0, 4, 3, 3)
+    y = layer(x)
+    assert y.shape == shape
+    y.backward(dy)
+    assert torch.equal(layer.weight.grad, torch.zeros_like(layer.weight))
+    assert torch.equal(layer.bias.grad, torch.zeros_like(layer.bias))
     assert torch.equal(layer.running_mean, before[0])
     assert torch.equal(layer.running_var, before[1])
     assert layer.num_batches_tracked == 1

@@ -118,6 +118,10 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
     });
   }
   sums_then_map(plan, sum_up, finish, map);
+  if (plan.values == 0) {  // 0 / 0 would come out of backward as a gradient of NaN
+    stats.zero_();
+    stats.select(1, row_shift).copy_(b);
+  }
 
   std::vector<double> steps(splits, momentum.value_or(0.0));
   if (num_batches_tracked && num_batches_tracked->defined()) {

@@ -83,7 +83,7 @@ def evaluate(
     _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     weight, bias = _to(weight, dtype), _to(bias, dtype)
-    mean, var = running_mean.to(dtype), running_var.to(dtype)
+    mean, var = running_mean.to(dtype).contiguous(), running_var.to(dtype).contiguous()
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, 1)
     if order == "act_norm":
@@ -281,7 +281,9 @@ def _check(x: Tensor, **vectors: Tensor | None) -> None:
 
 
 def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if vector is None else vector.to(dtype)
+    # Contiguous: torch's channels-last backward reads another weight than that of a strided vector
+    # (seen with torch 2.15 on inputs of shape (N, C, 1)).
+    return None if vector is None else vector.to(dtype).contiguous()
 
 
 def _follow(running: Tensor | None, batch: Tensor, step: Tensor | float) -> None:

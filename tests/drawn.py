@@ -1,0 +1,155 @@
+"""Shapes and tensors that hypothesis draws, and how a result on them is held to the rule.
+
+A tensor ends where its memory ends, and begins where it begins unless it is drawn to lie askew:
+under AddressSanitizer (``make sanitize``) a kernel that reads one element too many is reported.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from oracle import assert_as_exact_as_torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+import ganfast
+
+hypothesis = pytest.importorskip("hypothesis")
+st = pytest.importorskip("hypothesis.strategies")
+
+EXAMPLES = int(os.environ.get("GANFAST_FUZZ_EXAMPLES", "25"))
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+MOST_ELEMENTS = 150_000  # past the sizes at which the native kernels share work out to threads
+
+# Few values, tails of every kind, and the neighbours of powers of two, where vectors, runs of them
+# and tasks begin and end.
+POWERS = [2**k + d for k in range(3, 16) for d in (-1, 0, 1)]
+SIZES = st.one_of(
+    st.sampled_from([0, 1, 1, 1, 2, 3, 4, 5]), st.integers(2, 70), st.sampled_from(POWERS)
+)
+
+
+def fuzz(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test of (backend, draw) on every backend with many draws."""
+
+    def drawing(backend: str, data: Any) -> None:
+        torch.manual_seed(data.draw(st.integers(0, 2**31), label="seed"))
+        test(backend, data.draw)
+
+    drawing.__name__, drawing.__doc__ = test.__name__, test.__doc__
+    settings = hypothesis.settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        report_multiple_bugs=False,
+    )
+    property_ = settings(hypothesis.given(data=st.data())(drawing))
+    return pytest.mark.parametrize("backend", ganfast.backend.available("cpu"))(property_)
+
+
+def draw_shape(draw: Any, least_dims: int, most_dims: int) -> list[int]:
+    """Draw a shape: usually of some thousand elements at most, seldom of many."""
+    left = draw(st.sampled_from([4096] * 6 + [MOST_ELEMENTS]))
+    shape = []
+    for _ in range(draw(st.integers(least_dims, most_dims))):
+        shape.append(min(draw(SIZES), left))
+        left //= max(1, shape[-1])
+    return draw(st.permutations(shape))
+
+
+def draw_tensor(draw: Any, values: Tensor, dtype: torch.dtype, *, expand: bool = False) -> Tensor:
+    """Lay out values in memory of exactly their size, in drawn order, steps and alignment.
+
+    ``expand`` also draws dimensions of stride 0, along which the first values are repeated.
+    """
+    shape, dims = list(values.shape), values.dim()
+    order, steps = list(range(dims)), [1] * dims
+    layout = draw(st.sampled_from(["contiguous", "channels last", "any"]))
+    if layout == "channels last":
+        order = [0, *order[2:], 1][:dims] if dims > 1 else order
+    elif layout == "any":
+        order = draw(st.permutations(order))
+        steps = [draw(st.sampled_from([1, 1, 2, *([0] if expand else [])])) for _ in shape]
+    strides, room = [0] * dims, 1
+    for d in reversed(order):
+        strides[d] = room * steps[d]
+        room *= max(1, shape[d] * steps[d])
+    offset = draw(st.sampled_from([0, 0, 1, 3]))
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    memory = torch.zeros(offset + (last + 1 if values.numel() else 0), dtype=dtype)
+    tensor = memory.as_strided(shape, strides, offset)
+    first = tuple(slice(0, None if step else 1) for step in steps)
+    tensor[first].copy_(values[first])
+    return tensor
+
+
+def check(
+    backend: str,
+    op: Callable[..., Any],
+    eager: Callable[..., Any],
+    arguments: Sequence[Any],
+    operands: Callable[[list[Tensor]], Sequence[float]],
+    written: Sequence[int] = (),
+    added_up: int = 1,
+) -> list[Tensor]:
+    """Hold an op on drawn arguments to the rule; return its results.
+
+    The exact results are those of the eager form on the same arguments, widened to float64 and
+    contiguous; the eager form at their own dtypes stands for torch. Arguments that are ``written``
+    count as results behind those that are returned. ``operands`` makes of the exact results the
+    size of each one's terms, of which four roundings are allowed: few values or terms that cancel
+    leave torch without error by chance. ``added_up`` is the number of values in a sum: torch
+    adds them one after another in float64 and where strides are unusual, and is off by a random
+    walk of that many roundings. A result in float64, or of the eager form, may be as well.
+    """
+    torchs = _run(eager, [_plain(a, wide=False) for a in arguments], written)
+    exact = _run(eager, [_plain(a, wide=True) for a in arguments], written)
+    with ganfast.backend.use(backend):
+        ours = _run(op, arguments, written)
+    for i, (value, terms) in enumerate(zip(ours, operands(exact), strict=True)):
+        if not value.is_floating_point():  # a counter
+            assert torch.equal(value, torchs[i])
+            continue
+        if value.dtype == torch.float64 or backend == "eager":
+            terms *= math.sqrt(max(1, added_up))
+        assert_as_exact_as_torch(
+            value, torchs[i], exact[i].double(), f"{op}, result {i}", operands=terms
+        )
+    return ours
+
+
+def assert_laid_out_like(x: Tensor, *results: Tensor) -> None:
+    """Require x's memory format of results of x's shape."""
+    for result in results:
+        assert result.is_contiguous(memory_format=suggest_memory_format(x))
+
+
+def largest(t: Tensor) -> float:
+    """Return the largest absolute value, or 0."""
+    return t.abs().max().item() if t.numel() else 0.0
+
+
+def _run(
+    function: Callable[..., Any], arguments: Sequence[Any], written: Sequence[int]
+) -> list[Tensor]:
+    kept = [a for i, a in enumerate(arguments) if isinstance(a, Tensor) and i not in written]
+    memory = [torch.empty(0, dtype=torch.uint8).set_(a.untyped_storage()) for a in kept]
+    before = [m.clone() for m in memory]
+    results = function(*arguments)
+    assert all(map(torch.equal, memory, before)), "an input was changed"
+    results = [results] if isinstance(results, Tensor) else list(results)
+    return results + [arguments[i] for i in written if arguments[i] is not None]
+
+
+def _plain(argument: Any, *, wide: bool) -> Any:
+    if not isinstance(argument, Tensor):
+        return argument
+    plain = argument.clone(memory_format=torch.contiguous_format)
+    return plain.double() if wide and plain.is_floating_point() else plain
