@@ -67,7 +67,7 @@ csrc/activation.h: batch_norm_act
 slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
 mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
-csrc/batch_norm_act/cpu_ops.h: batch_norm_act
+csrc/batch_norm_act/ops.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(x, k[1], k[2]), slope) | gate<A>(dy, x * k[1], slope)
 csrc/batch_norm_act/cpu_walks.h: batch_norm_act
 missing tail of sums | if (p < length) { | if (p + 1 < length) {

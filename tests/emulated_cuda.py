@@ -1,0 +1,100 @@
+"""The CUDA kernels on the CPU: builds them with tests/cuda_emulation.h, and serves the CPU with them.
+
+As a plugin of pytest (``-p emulated_cuda``, with GANFAST_NATIVE=0) it puts them at the CPU's key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import ganfast
+from ganfast.ops import _native
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPILER = os.environ.get("CXX", "c++")
+FLAGS = ["-std=c++20", "-O1", "-fPIC", "-w", "-DGANFAST_EMULATE_CUDA", "-U_FORTIFY_SOURCE"]
+# Nobody looks at probabilities on a GPU, which an error would stop.
+NOT_PROMISED = ["test_out_of_range_is_an_error"]
+
+
+def can_build() -> bool:
+    return shutil.which(COMPILER) is not None and platform.system() == "Linux"
+
+
+def build(root: Path = ROOT, folder: Path | None = None) -> Path:
+    """Compile the emulated library where its sources have changed; return its path."""
+    folder = folder or root / "build" / "emulated_cuda"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch_folder = Path(torch.__file__).parent
+    includes = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
+    flags = [*FLAGS, *(["-march=native"] if platform.machine() == "x86_64" else [])]
+    flags += shlex.split(os.environ.get("GANFAST_EMULATION_FLAGS", ""))
+    headers = [p for p in sorted((root / "csrc").rglob("*")) if p.suffix in (".h", ".cuh")]
+    headers.append(root / "tests" / "cuda_emulation.h")
+    state = hashlib.sha256(repr((flags, torch.__version__, platform.processor())).encode())
+    for path in headers:
+        state.update(path.read_bytes())
+    objects = []
+    commands = []
+    for source in sorted((root / "csrc").rglob("*.cu")):
+        if source.name == "device.cu":
+            continue
+        name = hashlib.sha256(state.digest() + source.read_bytes()).hexdigest()[:16]
+        out = folder / f"{source.parent.name}_{source.stem}.{name}.o"
+        objects.append(out)
+        if not out.exists():
+            for old in folder.glob(f"{source.parent.name}_{source.stem}.*.o"):
+                old.unlink()
+            where = [f"-I{root / 'tests'}", *(f"-isystem{path}" for path in includes)]
+            commands.append([COMPILER, *flags, *where, "-x", "c++", "-c", source, "-o", out])
+    name = hashlib.sha256(" ".join(path.name for path in objects).encode()).hexdigest()[:16]
+    library = folder / f"emulated_cuda.{name}.so"
+    if library.exists():
+        return library
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(_call, commands))
+    for old in folder.glob("*.so"):
+        old.unlink()
+    extra = [flag for flag in flags if flag.startswith("-fsanitize")]
+    link = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu"]
+    _call([COMPILER, "-shared", *extra, *objects, *link, "-o", library])
+    return library
+
+
+def _call(command: list[object]) -> None:
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{shlex.join(map(str, command))}\n{result.stderr[:4000]}")
+
+
+def serve() -> None:
+    """Load the library: its kernels answer at the CPU's key from now on."""
+    assert not _native.is_loaded(), "GANFAST_NATIVE=0 keeps the real CPU kernels away"
+    torch.ops.load_library(os.environ["GANFAST_EMULATED_CUDA"])
+    _native._parts["cpu"] = _native.Part("CUDA kernels, emulated", "")
+    assert "native" in ganfast.backend.available("cpu")
+
+
+def pytest_configure() -> None:
+    if "GANFAST_EMULATED_CUDA" in os.environ:
+        serve()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.name.startswith(name) for name in NOT_PROMISED):
+            item.add_marker(pytest.mark.skip(reason="not promised on GPUs"))
+
+
+if __name__ == "__main__":
+    print(build())
