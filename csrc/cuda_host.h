@@ -91,6 +91,13 @@ inline at::ScalarType arithmetic_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+// A scalar that a kernel reads where it is, in a type that goes with x's.
+inline at::Tensor scalar_for_kernel(const at::Tensor& scalar, const at::Tensor& x) {
+  const at::ScalarType type = scalar.scalar_type(), wide = arithmetic_type(x);
+  const bool fits = type == x.scalar_type() || type == wide;
+  return fits && scalar.device() == x.device() ? scalar : scalar.to(x.device(), wide);
+}
+
 // Calls f with a null pointer to x's element type.
 template <typename F>
 auto with_element(const char* op, const at::Tensor& x, const F& f) {

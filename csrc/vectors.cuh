@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "activation.h"
 #include "launch.cuh"
 
 namespace ganfast {
@@ -79,6 +80,29 @@ __device__ __forceinline__ Word<T, V> pack(const Scalar<T> (&values)[V]) {
   memcpy(&word, stored, sizeof(word));
   return word;
 }
+
+// Values of the arithmetic's type, or narrow: of x's. Null where there are none.
+struct EitherVector {
+  void* values = nullptr;
+  bool narrow = false;
+
+  GANFAST_INLINE explicit operator bool() const { return values != nullptr; }
+
+  template <typename T>
+  __device__ __forceinline__ Scalar<T> get(int64_t i, Scalar<T> otherwise) const {
+    if (values == nullptr) return otherwise;
+    if (narrow) return static_cast<Scalar<T>>(static_cast<const T*>(values)[i]);
+    return static_cast<const Scalar<T>*>(values)[i];
+  }
+  template <typename T>
+  __device__ __forceinline__ void set(int64_t i, double value) const {
+    if (narrow) {
+      static_cast<T*>(values)[i] = static_cast<T>(static_cast<Scalar<T>>(value));
+    } else {
+      static_cast<Scalar<T>*>(values)[i] = static_cast<Scalar<T>>(value);
+    }
+  }
+};
 
 // Fused for certain, so that forward and backward round alike.
 __device__ __forceinline__ float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }

@@ -37,7 +37,7 @@ class Vector {
     original_ = *given;
     contiguous_ = original_.contiguous();
   }
-  ChannelVector for_kernel(const Tensor& x) const {
+  EitherVector for_kernel(const Tensor& x) const {
     if (!contiguous_.defined()) return {};
     return {contiguous_.mutable_data_ptr(), contiguous_.scalar_type() != arithmetic_type(x)};
   }

@@ -27,30 +27,7 @@ struct Geometry {
   Divider units_of_plane;  // NC*
 };
 
-// A parameter or running statistic. Null where there is none; else of the arithmetic's type, or
-// narrow: of x's.
-struct ChannelVector {
-  void* values = nullptr;
-  bool narrow = false;
-
-  GANFAST_INLINE explicit operator bool() const { return values != nullptr; }
-
-  template <typename T>
-  __device__ __forceinline__ Scalar<T> get(int64_t channel, Scalar<T> otherwise) const {
-    if (values == nullptr) return otherwise;
-    if (narrow) return static_cast<Scalar<T>>(static_cast<const T*>(values)[channel]);
-    return static_cast<const Scalar<T>*>(values)[channel];
-  }
-  template <typename T>
-  __device__ __forceinline__ void set(int64_t channel, double value) const {
-    if (narrow) {
-      static_cast<T*>(values)[channel] = static_cast<T>(static_cast<Scalar<T>>(value));
-    } else {
-      static_cast<Scalar<T>*>(values)[channel] = static_cast<Scalar<T>>(value);
-    }
-  }
-};
-
+// Parameters and running statistics are null where there are none.
 // stats: (splits, 4, C), rows mean, rstd, scale, shift, of the arithmetic's type.
 // partials: (splits, chunks, results, C), of the form in two kernels.
 struct ForwardCall {
@@ -58,7 +35,7 @@ struct ForwardCall {
   const void* x;
   void* y;
   void* stats;
-  ChannelVector weight, bias, running_mean, running_var;
+  EitherVector weight, bias, running_mean, running_var;
   int64_t* num_batches_tracked;  // or null
   double* partials;
   double momentum;
@@ -85,7 +62,7 @@ struct DoubleBackwardCall {
   const void* ddx;  // null for zeros
   void *d_dy, *d_x;
   const void* stats;
-  ChannelVector ddweight, ddbias;
+  EitherVector ddweight, ddbias;
   void* d_weight;  // of the arithmetic's type
   double* partials;
   double slope;

@@ -61,7 +61,7 @@ __device__ __forceinline__ void update_running(const ForwardCall& call, int spli
   if (call.cumulative) {
     step = 1.0 / static_cast<double>(*call.num_batches_tracked - call.at.splits + split + 1);
   }
-  const auto follow = [&](const ChannelVector& running, double batch) {
+  const auto follow = [&](const EitherVector& running, double batch) {
     if (!running) return;
     const double value = static_cast<double>(running.get<T>(c, 0));
     running.set<T>(c, (1 - step) * value + step * batch);
