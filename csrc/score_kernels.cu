@@ -74,7 +74,9 @@ struct Operands {
 template <typename T>
 __device__ void write_results(const ScoreCall& call, const double (&sums)[4]) {
   double loss = 0;
-  for (int g = 0; g < call.group_count; ++g) {
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    if (g >= call.group_count) break;
     loss += sums[2 * g] / call.groups[g].divisor;
     if (call.mean_scores[g] == nullptr) continue;
     *static_cast<Scalar<T>*>(call.mean_scores[g]) =
@@ -91,7 +93,9 @@ __global__ void __launch_bounds__(score_threads) score_sums(const ScoreCall call
   let_next_kernel_start();
   double totals[4] = {};
   const bool scored = call.mean_scores[0] != nullptr;
-  for (int g = 0; g < call.group_count; ++g) {
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    if (g >= call.group_count) break;
     const ScoreGroup& group = call.groups[g];
     const int64_t units = (group.n + V - 1) / V;
     const int64_t step = int64_t{score_threads} * call.blocks;

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -89,8 +90,9 @@ struct Machine {
   dim3 block_size, grid_size;
   std::function<void()> kernel;
   std::string failure;
-  bool waited = false;     // for the previous kernel
-  bool backwards = false;  // the order in which threads run
+  bool waited = false;                    // for the previous kernel
+  bool backwards = false;                 // the order in which threads run
+  int launches = 0, largest_cluster = 0;  // since a test last asked
   ucontext_t main;
   jmp_buf main_context;
 };
@@ -228,6 +230,8 @@ inline void run_grid(dim3 grid, dim3 block, int cluster, bool starts_early,
   Machine& m = machine();
   std::lock_guard<std::mutex> lock(m.mutex);
   const char* order = std::getenv("GANFAST_EMULATION_ORDER");
+  ++m.launches;
+  m.largest_cluster = std::max(m.largest_cluster, cluster);
   m.backwards = order != nullptr && std::string(order) == "backwards";
   m.block_size = block;
   m.grid_size = grid;
@@ -285,6 +289,14 @@ Storage& storage_of(Block& block) {
 }
 
 }  // namespace ganfast::emulation
+
+// For tests: the launches since the last call, and the largest cluster among them.
+extern "C" inline __attribute__((used, visibility("default"))) int ganfast_emulated_launches(
+    int* largest_cluster) {
+  ganfast::emulation::Machine& m = ganfast::emulation::machine();
+  *largest_cluster = std::exchange(m.largest_cluster, 0);
+  return std::exchange(m.launches, 0);
+}
 
 #define threadIdx (::ganfast::emulation::self().thread)
 #define blockIdx (::ganfast::emulation::self().block->index)

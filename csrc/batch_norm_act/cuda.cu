@@ -4,6 +4,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <map>
+#include <mutex>
 #include <tuple>
 
 #include "cuda_plan.h"
@@ -54,15 +56,29 @@ Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) 
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
 }
 
+// Whether the device can hold a cluster of the recipe's. Asking costs microseconds, so the answers
+// are kept.
+bool cluster_fits(const Recipe& recipe, const Tensor& x, bool backward) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, int, int, int, int, unsigned, bool, bool>, bool> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [entry, is_new] = known.try_emplace(
+      {x.get_device(), static_cast<int>(x.scalar_type()), static_cast<int>(recipe.activation),
+       recipe.items, recipe.cluster, recipe.threads.x, recipe.act_norm, backward});
+  if (is_new) {
+    entry->second = with_element("batch_norm_act", x, [&](auto* element) {
+      using T = std::remove_pointer_t<decltype(element)>;
+      return BatchNormActKernels<T>::fits(recipe, backward);
+    });
+  }
+  return entry->second;
+}
+
 // Takes the form on chip where it fits, else the one in two kernels.
 void choose_form(Plan& plan, const Tensor& x, bool on_chip_wanted, bool backward) {
-  if (on_chip_wanted && plan.choose_on_chip()) {
-    if (plan.recipe.cluster == 1) return;
-    const bool fits = with_element("batch_norm_act", x, [&](auto* element) {
-      using T = std::remove_pointer_t<decltype(element)>;
-      return BatchNormActKernels<T>::fits(plan.recipe, backward);
-    });
-    if (fits) return;
+  if (on_chip_wanted && plan.choose_on_chip() &&
+      (plan.recipe.cluster == 1 || cluster_fits(plan.recipe, x, backward))) {
+    return;
   }
   plan.choose_two_kernels();
 }

@@ -69,7 +69,8 @@ struct Slice {
 
 // One cluster normalises and activates one channel, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads) forward_on_chip(const ForwardCall call) {
+__global__ void __launch_bounds__(most_on_chip_threads, ITEMS < 8 ? 2 : 1)
+    forward_on_chip(const ForwardCall call) {
   using S = Scalar<T>;
   using F = device::Forward<T, A, act_norm>;
   constexpr int V = word_values<T>;
@@ -145,7 +146,8 @@ __global__ void __launch_bounds__(most_on_chip_threads) forward_on_chip(const Fo
 
 // One cluster computes dx, dweight and dbias of one channel in training, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads) backward_on_chip(const BackwardCall call) {
+__global__ void __launch_bounds__(most_on_chip_threads, ITEMS < 4 ? 2 : 1)
+    backward_on_chip(const BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
   constexpr int V = word_values<T>;
