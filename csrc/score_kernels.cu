@@ -87,7 +87,7 @@ __device__ void write_results(const ScoreCall& call, const double (&sums)[4]) {
 
 // One block adds up its part of each group's losses and scores; a block alone writes the results.
 template <typename T, Loss L, bool plain, int V>
-__global__ void __launch_bounds__(score_threads) score_sums(const ScoreCall call) {
+__global__ void __launch_bounds__(score_threads, 2) score_sums(const ScoreCall call) {
   using S = Scalar<T>;
   auto& room = shared_storage<WarpSums<4>>();
   let_next_kernel_start();

@@ -21,6 +21,8 @@ import ganfast
 from ganfast.ops import _native
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "emulated_cuda"
+TORCH = Path(torch.__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-w", "-DGANFAST_EMULATE_CUDA", "-U_FORTIFY_SOURCE"]
 # Nobody looks at probabilities on a GPU, which an error would stop.
@@ -31,50 +33,54 @@ def can_build() -> bool:
     return shutil.which(COMPILER) is not None and platform.system() == "Linux"
 
 
-def build(root: Path = ROOT, folder: Path | None = None) -> Path:
+def includes() -> list[Path]:
+    """Return the folders of torch's headers."""
+    return [TORCH / "include", TORCH / "include/torch/csrc/api/include"]
+
+
+def build(root: Path = ROOT, folder: Path = FOLDER) -> Path:
     """Compile the emulated library where its sources have changed; return its path."""
-    folder = folder or root / "build" / "emulated_cuda"
     folder.mkdir(parents=True, exist_ok=True)
-    torch_folder = Path(torch.__file__).parent
-    includes = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
     flags = [*FLAGS, *(["-march=native"] if platform.machine() == "x86_64" else [])]
     flags += shlex.split(os.environ.get("GANFAST_EMULATION_FLAGS", ""))
     headers = [p for p in sorted((root / "csrc").rglob("*")) if p.suffix in (".h", ".cuh")]
-    headers.append(root / "tests" / "cuda_emulation.h")
     state = hashlib.sha256(repr((flags, torch.__version__, platform.processor())).encode())
-    for path in headers:
+    for path in [*headers, root / "tests" / "cuda_emulation.h"]:
         state.update(path.read_bytes())
-    objects = []
-    commands = []
+    where = [f"-I{root / 'tests'}", *(f"-isystem{path}" for path in includes())]
+    objects, commands = [], []
     for source in sorted((root / "csrc").rglob("*.cu")):
         if source.name == "device.cu":
             continue
         name = hashlib.sha256(state.digest() + source.read_bytes()).hexdigest()[:16]
-        out = folder / f"{source.parent.name}_{source.stem}.{name}.o"
-        objects.append(out)
-        if not out.exists():
-            for old in folder.glob(f"{source.parent.name}_{source.stem}.*.o"):
-                old.unlink()
-            where = [f"-I{root / 'tests'}", *(f"-isystem{path}" for path in includes)]
-            commands.append([COMPILER, *flags, *where, "-x", "c++", "-c", source, "-o", out])
+        objects.append(folder / f"{source.parent.name}_{source.stem}.{name}.o")
+        if not objects[-1].exists():
+            commands.append(
+                [COMPILER, *flags, *where, "-x", "c++", "-c", source, "-o", objects[-1]]
+            )
     name = hashlib.sha256(" ".join(path.name for path in objects).encode()).hexdigest()[:16]
     library = folder / f"emulated_cuda.{name}.so"
     if library.exists():
         return library
+    for old in {*folder.glob("*.so"), *folder.glob("*.o")} - {*objects}:
+        old.unlink()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(_call, commands))
-    for old in folder.glob("*.so"):
-        old.unlink()
-    extra = [flag for flag in flags if flag.startswith("-fsanitize")]
-    link = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu"]
-    _call([COMPILER, "-shared", *extra, *objects, *link, "-o", library])
+    sanitize = [flag for flag in flags if flag.startswith("-fsanitize")]
+    link = [f"-L{TORCH / 'lib'}", "-lc10", "-ltorch", "-ltorch_cpu", "-o", library]
+    _call([COMPILER, "-shared", *sanitize, *objects, *link])
     return library
 
 
-def _call(command: list[object]) -> None:
+def _call(command: list[str | Path]) -> None:
+    """Run a compiler; what it was writing when interrupted is not taken for its result."""
+    *command, out = command
+    unfinished = Path(out).with_suffix(".unfinished")
+    command.append(unfinished)
     result = subprocess.run([*map(str, command)], capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{shlex.join(map(str, command))}\n{result.stderr[:4000]}")
+    unfinished.rename(out)
 
 
 def serve() -> None:

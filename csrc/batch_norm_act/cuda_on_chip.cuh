@@ -9,6 +9,9 @@ namespace ganfast {
 
 inline constexpr int most_on_chip_threads = 512;
 inline constexpr int most_cluster = 8;
+// Blocks that a multiprocessor is to hold; more would leave too few registers for these items.
+template <int ITEMS>
+inline constexpr int on_chip_blocks = ITEMS < 4 ? 2 : 1;
 
 // What blocks of a cluster tell each other, two values each; twice, as one split's may still be
 // read when the next one's arrive.
@@ -69,7 +72,7 @@ struct Slice {
 
 // One cluster normalises and activates one channel, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, ITEMS < 8 ? 2 : 1)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     forward_on_chip(const ForwardCall call) {
   using S = Scalar<T>;
   using F = device::Forward<T, A, act_norm>;
@@ -146,7 +149,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, ITEMS < 8 ? 2 : 1)
 
 // One cluster computes dx, dweight and dbias of one channel in training, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, ITEMS < 4 ? 2 : 1)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     backward_on_chip(const BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;

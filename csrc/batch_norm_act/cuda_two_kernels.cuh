@@ -9,6 +9,8 @@ namespace ganfast {
 
 inline constexpr int most_block_threads = 256;
 inline constexpr int most_block_channels = 256;
+// Blocks that a multiprocessor is to hold, but for double backward's sums, which need registers.
+inline constexpr int resident_blocks = 2;
 // Units a thread reads for a guess of the mean that its block's sums are taken about. The guess is
 // the mean of a good part of what follows, so these sums lose few digits wherever the mean lies.
 inline constexpr int guess_units = 4;
@@ -133,7 +135,8 @@ __device__ __forceinline__ void finish_channels(const Geometry& at, const Part<R
 
 // Mean and sum of squares about it of one chunk of the batch, for each channel of a block.
 template <typename T, Activation A, bool act_norm, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, 2) forward_partial(const ForwardCall call) {
+__global__ void __launch_bounds__(most_block_threads, resident_blocks)
+    forward_partial(const ForwardCall call) {
   using S = Scalar<T>;
   using Op = typename device::Forward<T, A, act_norm>::Sums;
   using W = Walk<T, Op, ROWS, V>;
@@ -176,7 +179,8 @@ __global__ void __launch_bounds__(most_block_threads, 2) forward_partial(const F
 
 // Puts a split's moments together, then normalises and activates one chunk of it.
 template <typename T, Activation A, bool act_norm, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, 2) forward_apply(const ForwardCall call) {
+__global__ void __launch_bounds__(most_block_threads, resident_blocks)
+    forward_apply(const ForwardCall call) {
   using S = Scalar<T>;
   using Op = typename device::Forward<T, A, act_norm>::Map;
   using W = Walk<T, Op, ROWS, V>;
@@ -257,7 +261,8 @@ __device__ __forceinline__ Inputs<T, 3> inputs_of(const DoubleBackwardCall& call
 
 // The op's sums over one chunk of the batch, for each channel of a block.
 template <typename T, typename Op, typename Call, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, 2) gradient_partial(const Call call) {
+__global__ void __launch_bounds__(most_block_threads, Op::results > 2 ? 1 : resident_blocks)
+    gradient_partial(const Call call) {
   using W = Walk<T, Op, ROWS, V>;
   auto& room = shared_storage<ChannelSums<ROWS, V, Op::results>>();
   let_next_kernel_start();
@@ -287,7 +292,8 @@ __device__ __forceinline__ void map_gradients(const Call& call, const Part<ROWS,
 
 // Puts the sums of g and g d together, then writes dx of one chunk.
 template <typename T, Activation A, bool act_norm, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, 2) backward_apply(const BackwardCall call) {
+__global__ void __launch_bounds__(most_block_threads, resident_blocks)
+    backward_apply(const BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
   auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 2>>();
@@ -322,7 +328,7 @@ __global__ void __launch_bounds__(most_block_threads, 2) backward_apply(const Ba
 
 // Puts the five sums of double backward together, then writes d_dy and d_x of one chunk.
 template <typename T, Activation A, bool act_norm, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, 2)
+__global__ void __launch_bounds__(most_block_threads, resident_blocks)
     double_backward_apply(const DoubleBackwardCall call) {
   using D = device::DoubleBackward<T, A, act_norm>;
   auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 5, 5>>();

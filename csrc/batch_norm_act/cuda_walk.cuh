@@ -130,7 +130,7 @@ struct Walk {
   using S = Scalar<T>;
   using U = Unit<T, Op, ROWS, V>;
   using Place = Part<ROWS, V>;
-  static constexpr int count = unroll<Op>;
+  static constexpr int count = unroll<Op, U::channels>;
 
   // Adds the op's results over the thread's units to `totals`.
   static __device__ __forceinline__ void reduce(const Geometry& at, const Place& part,
