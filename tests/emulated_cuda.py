@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: builds them with tests/cuda_emulation.h, and serves the CPU with them.
+"""The CUDA kernels on the CPU: built with cuda_emulation.h, and made to serve the CPU.
 
 As a plugin of pytest (``-p emulated_cuda``, with GANFAST_NATIVE=0) it puts them at the CPU's key.
 """

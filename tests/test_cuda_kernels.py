@@ -34,9 +34,10 @@ def run_emulated(library: Path, *arguments: str, **environment: str) -> None:
     environment |= {"GANFAST_NATIVE": "0", "GANFAST_EMULATED_CUDA": str(library)}
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     environment |= {"GANFAST_REQUIRE": "native"}
+    command = [sys.executable, "-m", "pytest", "-p", "emulated_cuda", "-q", "-x", "--no-header"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "emulated_cuda", "-q", "-x", "--no-header", *arguments],
-        env=os.environ | environment, capture_output=True, text=True, cwd=TESTS.parent,
+        [*command, *arguments], env=os.environ | environment, capture_output=True, text=True,
+        cwd=TESTS.parent,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 

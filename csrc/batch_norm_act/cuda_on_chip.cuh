@@ -46,15 +46,14 @@ struct Slice {
   }
   template <int INPUTS>
   __device__ __forceinline__ void load_items(const Inputs<T, INPUTS>& in,
-                                             Word<T, V> (&words)[ITEMS][INPUTS],
-                                             int64_t (&offsets)[ITEMS]) const {
+                                             Word<T, V> (&words)[ITEMS][INPUTS]) const {
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       if (!has(item)) continue;
-      offsets[item] = part.offset(at, unit(item));
+      const int64_t offset = part.offset(at, unit(item));
 #pragma unroll
       for (int i = 0; i < INPUTS; ++i) {
-        words[item][i] = load<T, V>(in.of[i] + offsets[item]);
+        words[item][i] = load<T, V>(in.of[i] + offset);
       }
     }
   }
@@ -91,8 +90,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
   for (int split = 0; split < call.at.splits; ++split) {
     slice.part.split = split;
     Word<T, V> words[ITEMS][1];
-    int64_t offsets[ITEMS];
-    slice.load_items(Inputs<T, 1>{{input_of<T>(call.x)}}, words, offsets);
+    slice.load_items(Inputs<T, 1>{{input_of<T>(call.x)}}, words);
 
     const double n = slice.values_of(slice.rank);
     const double inverse_n = n == 0 ? 0 : 1.0 / n;
@@ -142,7 +140,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
       if (!slice.has(item)) continue;
       Word<T, V> out[1];
       MapUnit::map(words[item], k, slope, out);
-      store<T, V>(y + offsets[item], out[0]);
+      store<T, V>(y + slice.part.offset(call.at, slice.unit(item)), out[0]);
     }
   }
 }
@@ -165,8 +163,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
   for (int split = 0; split < call.at.splits; ++split) {
     slice.part.split = split;
     Word<T, V> words[ITEMS][2];
-    int64_t offsets[ITEMS];
-    slice.load_items(Inputs<T, 2>{{input_of<T>(call.x), input_of<T>(call.dy)}}, words, offsets);
+    slice.load_items(Inputs<T, 2>{{input_of<T>(call.x), input_of<T>(call.dy)}}, words);
     const S mean = stats_row<T>(call, split, row_mean)[c];
     const S scale = stats_row<T>(call, split, row_scale)[c];
     const S shift = stats_row<T>(call, split, row_shift)[c];
@@ -201,7 +198,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
       if (!slice.has(item)) continue;
       Word<T, V> out[1];
       MapUnit::map(words[item], k, slope, out);
-      store<T, V>(dx + offsets[item], out[0]);
+      store<T, V>(dx + slice.part.offset(call.at, slice.unit(item)), out[0]);
     }
   }
   if (call.dweight != nullptr && thread_of_block() == 0 && slice.rank == 0) {

@@ -118,11 +118,12 @@ struct Inputs {
   const T* of[INPUTS];  // a null pointer stands for zeros
 };
 
-// Units that a thread loads before it uses the first.
-template <typename Op>
-inline constexpr int unroll = Op::inputs == 1   ? 8
-                              : Op::inputs == 2 ? 4
-                                                : 2;
+// Units that a thread loads before it uses the first; fewer of many channels, whose sums fill the
+// registers.
+template <typename Op, int channels>
+inline constexpr int unroll = Op::inputs == 3                   ? 2
+                              : Op::inputs == 2 || channels > 4 ? 4
+                                                                : 8;
 inline constexpr int run_units = 32;
 
 template <typename T, typename Op, bool ROWS, int V>
