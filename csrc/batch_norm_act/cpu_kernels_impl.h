@@ -8,6 +8,7 @@ namespace ganfast::GANFAST_ISA {
 namespace {
 
 #include "ops.h"
+
 #include "cpu_walks.h"
 
 // A channel's values are summed about a guess of their mean. The sums are exact enough while the

@@ -90,6 +90,7 @@ template <typename T>
 struct BatchNormActKernels {
   static bool fits(const Recipe& recipe, bool backward);
   static cudaError_t forward(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
+  // The second of forward's two kernels, alone where call.training is not set.
   static cudaError_t evaluate(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
   static cudaError_t backward(const Recipe& recipe, const BackwardCall& call, cudaStream_t stream);
   static cudaError_t double_backward(const Recipe& recipe, const DoubleBackwardCall& call,
