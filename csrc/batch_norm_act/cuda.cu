@@ -58,7 +58,7 @@ Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) 
 
 // Whether the device can hold a cluster of the recipe's. Asking costs microseconds, so the answers
 // are kept.
-bool cluster_fits(const Recipe& recipe, const Tensor& x, bool backward) {
+bool device_holds(const Recipe& recipe, const Tensor& x, bool backward) {
   static std::mutex mutex;
   static std::map<std::tuple<int, int, int, int, int, unsigned, bool, bool>, bool> known;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -77,7 +77,7 @@ bool cluster_fits(const Recipe& recipe, const Tensor& x, bool backward) {
 // Takes the form on chip where it fits, else the one in two kernels.
 void choose_form(Plan& plan, const Tensor& x, bool on_chip_wanted, bool backward) {
   if (on_chip_wanted && plan.choose_on_chip() &&
-      (plan.recipe.cluster == 1 || cluster_fits(plan.recipe, x, backward))) {
+      (plan.recipe.cluster == 1 || device_holds(plan.recipe, x, backward))) {
     return;
   }
   plan.choose_two_kernels();
