@@ -9,9 +9,10 @@ namespace ganfast {
 
 inline constexpr int most_on_chip_threads = 512;
 inline constexpr int most_cluster = 8;
-// Blocks that a multiprocessor is to hold; more would leave too few registers for these items.
-template <int ITEMS>
-inline constexpr int on_chip_blocks = ITEMS < 4 ? 2 : 1;
+// Blocks that a multiprocessor is to hold, whose threads keep so many words; more blocks would leave
+// too few registers.
+template <int WORDS>
+inline constexpr int on_chip_blocks = WORDS < 8 ? 2 : 1;
 
 // What blocks of a cluster tell each other, two values each; twice, as one split's may still be
 // read when the next one's arrive.
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
 
 // One cluster computes dx, dweight and dbias of one channel in training, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS>)
     backward_on_chip(const BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
