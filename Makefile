@@ -59,6 +59,8 @@ demo: $(BUILT)
 test: $(BUILT) $(if $(filter system,$(VENV)),,check)
 	$(PY) -m pytest
 
+CXX_FILES = $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
 INCLUDES = $$(CUDA_HOME= $(PY) -c 'import sysconfig, torch.utils.cpp_extension as e; \
     print(*(f"-isystem {p}" for p in [*e.include_paths(), sysconfig.get_path("include")]))')
 
@@ -66,7 +68,7 @@ check: $(BUILT)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -type f)
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	includes="$(INCLUDES)"; for file in $$(find csrc -name '*.cpp'); do \
 	    $${CXX:-c++} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wno-psabi -Werror \
 	        $$includes $$file || exit 1; done
@@ -74,7 +76,7 @@ check: $(BUILT)
 format: $(BUILT)
 	$(PY) -m ruff check --fix-only .
 	$(PY) -m ruff format .
-	$(VENV)/bin/clang-format -i $$(find csrc -type f)
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
 
 bench: $(BUILT)
 	$(PY) -m pytest benchmarks --benchmark-columns=median,iqr,rounds $(BENCH)

@@ -2,7 +2,11 @@
 #include <cuda_runtime.h>
 #include <torch/headeronly/version.h>
 
+#include <mutex>
 #include <string>
+#include <vector>
+
+#include "cuda_host.h"
 
 #define GANFAST_TEXT_OF(x) #x
 #define GANFAST_TEXT(x) GANFAST_TEXT_OF(x)
@@ -13,6 +17,26 @@ namespace {
 __global__ void write_one(int* out) { *out = 1; }
 
 }  // namespace
+
+namespace ganfast {
+
+const DeviceFacts& device_facts(int device) {
+  static std::vector<DeviceFacts> facts(c10::cuda::device_count());
+  static std::vector<std::once_flag> asked(facts.size());
+  std::call_once(asked.at(device), [&] {
+    int multiprocessors = 0, major = 0;
+    C10_CUDA_CHECK(
+        cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    // Of the code that runs on the current device: it may have been made for an older one.
+    cudaFuncAttributes code{};
+    C10_CUDA_CHECK(cudaFuncGetAttributes(&code, write_one));
+    facts[device] = {multiprocessors, major >= 9 && code.ptxVersion >= 90};
+  });
+  return facts[device];
+}
+
+}  // namespace ganfast
 
 extern "C" __attribute__((visibility("default"))) const char* ganfast_cuda_build_description() {
   return "CUDA " GANFAST_TEXT(__CUDACC_VER_MAJOR__) "." GANFAST_TEXT(

@@ -3,11 +3,12 @@
 Usage::
 
     python tests/mutation.py                    # every backend that can be built here
-    python tests/mutation.py --backend eager    # seconds a mutation; native compiles as well
+    python tests/mutation.py --backend eager    # seconds a mutation; the others compile as well
     python tests/mutation.py --only eps slope   # by name, of those that --list shows
 
 Works in a temporary copy of the repository. The native extension is compiled there with less
-optimisation, for one instruction set. The exit code is 1 where a mutation survives its tests.
+optimisation, for one instruction set; the CUDA kernels run in the tests' emulator. The exit
+code is 1 where a mutation survives its tests.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ csrc/activation.h: batch_norm_act
 slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
 mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
-csrc/batch_norm_act/cpu_ops.h: batch_norm_act
+csrc/batch_norm_act/ops.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(x, k[1], k[2]), slope) | gate<A>(dy, x * k[1], slope)
 csrc/batch_norm_act/cpu_walks.h: batch_norm_act
 missing tail of sums | if (p < length) { | if (p + 1 < length) {
@@ -110,6 +111,23 @@ parts of the score | total[1] += part.sums[1] | total[1] = part.sums[1]
 csrc/binary_cross_entropy/cpu.cpp: binary_cross_entropy
 label | call.label = label; | call.label = label > 0.5;
 factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<double>(n)
+csrc/batch_norm_act/cuda_finish.cuh: cuda
+eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
+M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
+splits order | call.at.splits + split + 1 | call.at.splits + 1
+mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
+csrc/batch_norm_act/cuda_two_kernels.cuh: cuda
+merge of chunks | n * distance * distance; | 0;
+csrc/batch_norm_act/cuda_on_chip.cuh: cuda
+merge of a cluster | told[r][1] + n_r * distance * distance | told[r][1]
+slice of a cluster | item * part.step + part.thread; | item * part.step;
+csrc/batch_norm_act/cuda_walk.cuh: cuda
+missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
+csrc/block_sum.cuh: cuda
+last warp | warp < warps; ++warp | warp < warps - 1; ++warp
+csrc/score_kernels.cu: cuda
+missing tail | group.n - i < V ? static_cast<int>(group.n - i) | group.n - i < V ? 0
+factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0].divisor
 csrc/gan_loss/cpu.cpp: gan_loss
 factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
@@ -134,7 +152,7 @@ def mutations() -> list[Mutation]:
         if " | " not in line:
             file, ops = line.split(": ")
             continue
-        backend = "native" if file.startswith("csrc/") else "eager"
+        backend = "cuda" if ops == "cuda" else "native" if file.startswith("csrc/") else "eager"
         m = Mutation(file, ops, backend, *line.split(" | "))
         count = (ROOT / file).read_text().count(m.old)
         if count != 1:
@@ -177,11 +195,14 @@ def _halve(file: Path) -> None:
 
 def red_test(copy: Path, backend: str, ops: str) -> str:
     """Run the tests of some ops until one fails; return what caught the mutation, or ""."""
-    other = "eager" if backend == "native" else "native"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-k", f"not {other}"]
-    command += [f"tests/test_{op}.py" for op in ops.split()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no"]
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
+    if backend == "cuda":  # these tests build the emulated kernels themselves
+        command += ["-k", "test_every_form and forwards", "tests/test_cuda_kernels.py"]
+    else:
+        other = "eager" if backend == "native" else "native"
+        command += ["-k", f"not {other}", *(f"tests/test_{op}.py" for op in ops.split())]
     environment |= {"GANFAST_CPU_CAPABILITY": USED}
     try:
         result = _run(command, cwd=copy, env=environment, timeout=TIME_LIMIT)
@@ -226,7 +247,7 @@ def main() -> int:
     names = {m.name for m in table}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="see --list")
-    parser.add_argument("--backend", choices=["eager", "native"], help="default: both")
+    parser.add_argument("--backend", choices=["eager", "native", "cuda"], help="default: all")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     args = parser.parse_args()
     chosen = [m for m in table if m.backend in (args.backend or m.backend)]
@@ -236,7 +257,7 @@ def main() -> int:
             print(f"{m.name:34}  {m.backend:6}  {m.file}\n    - {m.old}\n    + {m.new}")
         return 0
     if args.backend is None and shutil.which(os.environ.get("CXX", "c++")) is None:
-        print("native: left out, there is no C++ compiler")
+        print("native, cuda: left out, there is no C++ compiler")
         chosen = [m for m in chosen if m.backend == "eager"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ganfast-mutation-") as folder:

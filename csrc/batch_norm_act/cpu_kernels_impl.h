@@ -1,13 +1,14 @@
 // The CPU kernels of batch_norm_act, included by ../cpu_kernels_impl.h.
 //
-// cpu_ops.h says what is computed for one vector of elements, cpu_walks.h in which order memory is
+// ops.h says what is computed for one vector of elements, cpu_walks.h in which order memory is
 // visited; here are what happens once a channel, and the table of all kernels.
 
 namespace ganfast::GANFAST_ISA {
 
 namespace {
 
-#include "cpu_ops.h"
+#include "ops.h"
+
 #include "cpu_walks.h"
 
 // A channel's values are summed about a guess of their mean. The sums are exact enough while the

@@ -1,4 +1,4 @@
-// In which order the CPU kernels visit memory, whatever the op (cpu_ops.h). Included by
+// In which order the CPU kernels visit memory, whatever the op (ops.h). Included by
 // cpu_kernels_impl.h inside the namespace of an instruction set.
 //
 // Sums are kept in float lanes for a short run and then added up in double, so that the error does

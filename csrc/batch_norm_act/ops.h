@@ -1,5 +1,6 @@
-// What batch_norm_act computes for one vector of elements. Included by cpu_kernels_impl.h inside
-// the namespace of an instruction set. Names: ganfast/ops/batch_norm_act/__init__.py.
+// What batch_norm_act computes for one vector of elements, or on a GPU for one value. Included by
+// cpu_kernels_impl.h inside the namespace of an instruction set, and by cuda_walk.cuh.
+// Names: ganfast/ops/batch_norm_act/__init__.py.
 
 template <typename T, Activation A, bool act_norm>
 struct Forward {

@@ -1,0 +1,253 @@
+// The CUDA kernels of binary_cross_entropy and gan_loss; the mathematics is in loss.h.
+#include <algorithm>
+
+#include "block_sum.cuh"
+#include "score_calls.h"
+
+namespace ganfast {
+namespace {
+
+// What loss.h is computed with: CUDA's accurate functions.
+struct ScalarMath {
+  static __device__ __forceinline__ float minus_abs(float x) { return -fabsf(x); }
+  static __device__ __forceinline__ double minus_abs(double x) { return -fabs(x); }
+  template <typename S>
+  static __device__ __forceinline__ S at_least(S x, double least) {
+    const S bound = static_cast<S>(least);
+    return bound > x ? bound : x;  // keeps NaN
+  }
+  static __device__ __forceinline__ float exp_of_nonpositive(float x) { return expf(x); }
+  static __device__ __forceinline__ double exp_of_nonpositive(double x) { return exp(x); }
+  static __device__ __forceinline__ float log1p_of_unit(float x) { return log1pf(x); }
+  static __device__ __forceinline__ double log1p_of_unit(double x) { return log1p(x); }
+  static __device__ __forceinline__ float log_of(float x) { return logf(x); }
+  static __device__ __forceinline__ double log_of(double x) { return log(x); }
+  static __device__ __forceinline__ float log1p_of_minus(float x) { return log1pf(-x); }
+  static __device__ __forceinline__ double log1p_of_minus(double x) { return log1p(-x); }
+};
+
+#include "loss.h"
+
+constexpr int score_threads = 256;
+// Units that a thread adds up in its arithmetic's type before they go to double.
+constexpr int score_run = 32;
+
+// V scores from `i` on, `count` of which exist, and what belongs to them.
+template <typename T, Loss L, bool plain, int V>
+struct Operands {
+  using S = Scalar<T>;
+  S x[V], t[V], p[V], w[V];
+  int count;
+
+  template <typename E>
+  static __device__ __forceinline__ void read(const void* tensor, int64_t i, int count,
+                                              double otherwise, S (&values)[V]) {
+    const E* from = static_cast<const E*>(tensor);
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      values[v] = from && v < count ? static_cast<S>(from[i + v]) : static_cast<S>(otherwise);
+    }
+  }
+
+  __device__ __forceinline__ Operands(const ScoreCall& call, const ScoreGroup& group, int64_t i)
+      : count(group.n - i < V ? static_cast<int>(group.n - i) : V) {
+    if (count == V) {
+      unpack<T, V>(load<T, V>(static_cast<const T*>(group.x) + i), x);
+    } else {
+      read<T>(group.x, i, count, 0, x);
+    }
+    read<T>(plain ? nullptr : call.target, i, count, group.label, t);
+    read<S>(plain ? nullptr : call.pos_weight, i, count, 1, p);
+    read<S>(plain ? nullptr : call.weight, i, count, 1, w);
+  }
+  __device__ __forceinline__ S loss(int v) const {
+    const S y = loss_of<L, ScalarMath>(x[v], t[v], p[v]);
+    return plain ? y : y * w[v];
+  }
+  __device__ __forceinline__ S gradient(int v, S dy) const {
+    const S dx = dy * slope_of<L, ScalarMath>(x[v], t[v], p[v]);
+    return plain ? dx : dx * w[v];
+  }
+};
+
+// Writes the results of one call from the sums of its groups: of losses, of scores.
+template <typename T>
+__device__ void write_results(const ScoreCall& call, const double (&sums)[4]) {
+  double loss = 0;
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    if (g >= call.group_count) break;
+    loss += sums[2 * g] / call.groups[g].divisor;
+    if (call.mean_scores[g] == nullptr) continue;
+    *static_cast<Scalar<T>*>(call.mean_scores[g]) =
+        static_cast<Scalar<T>>(sums[2 * g + 1] / call.groups[g].divisor);
+  }
+  call.loss.set<T>(0, loss);
+}
+
+// One block adds up its part of each group's losses and scores; a block alone writes the results.
+template <typename T, Loss L, bool plain, int V>
+__global__ void __launch_bounds__(score_threads, 2) score_sums(const ScoreCall call) {
+  using S = Scalar<T>;
+  auto& room = shared_storage<WarpSums<4>>();
+  let_next_kernel_start();
+  double totals[4] = {};
+  const bool scored = call.mean_scores[0] != nullptr;
+#pragma unroll
+  for (int g = 0; g < 2; ++g) {
+    if (g >= call.group_count) break;
+    const ScoreGroup& group = call.groups[g];
+    const int64_t units = (group.n + V - 1) / V;
+    const int64_t step = int64_t{score_threads} * call.blocks;
+    const int64_t thread = int64_t{blockIdx.x} * score_threads + threadIdx.x;
+    for (int64_t run = thread; run < units; run += step * score_run) {
+      S losses[V] = {}, scores[V] = {};
+      for (int64_t unit = run; unit < run + step * score_run && unit < units; unit += step) {
+        const Operands<T, L, plain, V> o(call, group, unit * V);
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          if (v >= o.count) continue;
+          losses[v] += o.loss(v);
+          if (scored) scores[v] += score_of<L, ScalarMath>(o.x[v]);
+        }
+      }
+      for (int v = 0; v < V; ++v) {
+        totals[2 * g] += static_cast<double>(losses[v]);
+        totals[2 * g + 1] += static_cast<double>(scores[v]);
+      }
+    }
+  }
+  block_sum(totals, room);
+  if (threadIdx.x != 0) return;
+  if (call.blocks == 1) {
+    write_results<T>(call, totals);
+  } else {
+    for (int i = 0; i < 4; ++i) call.partials[int64_t{blockIdx.x} * 4 + i] = totals[i];
+  }
+}
+
+// One block adds up what the blocks of score_sums found, and writes the results.
+template <typename T>
+__global__ void __launch_bounds__(score_threads) score_results(const ScoreCall call) {
+  auto& room = shared_storage<WarpSums<4>>();
+  wait_for_previous_kernel();
+  double totals[4] = {};
+  for (int block = static_cast<int>(threadIdx.x); block < call.blocks; block += score_threads) {
+    for (int i = 0; i < 4; ++i) totals[i] += call.partials[int64_t{block} * 4 + i];
+  }
+  block_sum(totals, room);
+  if (threadIdx.x == 0) write_results<T>(call, totals);
+}
+
+// One block writes the loss or the gradient of its part of each group's scores.
+template <typename T, Loss L, bool plain, int V, bool gradient>
+__global__ void __launch_bounds__(score_threads) score_map(const ScoreCall call) {
+  using S = Scalar<T>;
+  for (int g = 0; g < call.group_count; ++g) {
+    const ScoreGroup& group = call.groups[g];
+    T* const out = static_cast<T*>(group.out);
+    S factor{};
+    if (gradient && call.dy == nullptr) {
+      factor = static_cast<S>(static_cast<double>(call.dloss.get<T>(0, 0)) / group.divisor);
+    }
+    const int64_t step = int64_t{score_threads} * call.blocks * V;
+    const int64_t thread = int64_t{blockIdx.x} * score_threads + threadIdx.x;
+    for (int64_t i = thread * V; i < group.n; i += step) {
+      const Operands<T, L, plain, V> o(call, group, i);
+      S results[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if constexpr (gradient) {
+          const T* const dy = static_cast<const T*>(call.dy);
+          const S of_score = dy && v < o.count ? static_cast<S>(dy[i + v]) : factor;
+          results[v] = o.gradient(v, of_score);
+        } else {
+          results[v] = o.loss(v);
+        }
+      }
+      if (o.count == V) {
+        store<T, V>(out + i, pack<T, V>(results));
+        continue;
+      }
+      for (int v = 0; v < o.count; ++v) out[i + v] = static_cast<T>(results[v]);
+    }
+  }
+}
+
+template <auto VALUE>
+using Constant = std::integral_constant<decltype(VALUE), VALUE>;
+
+// Calls f(loss, plain, V) with constants: units of 16 bytes where every group begins at one.
+template <typename T, typename F>
+auto with_constants(Loss loss, const ScoreCall& call, const F& f) {
+  bool vectors = true;
+  for (int g = 0; g < call.group_count; ++g) {
+    for (const void* p : {call.groups[g].x, static_cast<const void*>(call.groups[g].out)}) {
+      vectors = vectors && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+    }
+  }
+  const auto with_units = [&](auto l, auto plain) {
+    return vectors ? f(l, plain, Constant<word_values<T>>{}) : f(l, plain, Constant<1>{});
+  };
+  const bool plain = !call.target && !call.weight && !call.pos_weight;
+  switch (loss) {
+    case Loss::probabilities:
+      return plain ? with_units(Constant<Loss::probabilities>{}, std::true_type{})
+                   : with_units(Constant<Loss::probabilities>{}, std::false_type{});
+    case Loss::squared:
+      return with_units(Constant<Loss::squared>{}, std::true_type{});
+    case Loss::hinge:
+      return with_units(Constant<Loss::hinge>{}, std::true_type{});
+    case Loss::linear:
+      return with_units(Constant<Loss::linear>{}, std::true_type{});
+    case Loss::logits:
+      break;
+  }
+  return plain ? with_units(Constant<Loss::logits>{}, std::true_type{})
+               : with_units(Constant<Loss::logits>{}, std::false_type{});
+}
+
+LaunchShape shape_of(int64_t blocks, bool starts_early = false) {
+  return {static_cast<unsigned>(blocks), dim3(score_threads), 1, starts_early};
+}
+
+template <typename T, bool gradient>
+cudaError_t map(Loss loss, ScoreCall call, cudaStream_t stream) {
+  int64_t n = 0;
+  for (int g = 0; g < call.group_count; ++g) n = std::max(n, call.groups[g].n);
+  if (n == 0) return cudaSuccess;
+  return with_constants<T>(loss, call, [&](auto l, auto plain, auto v) {
+    const int64_t of_block = int64_t{score_threads} * v();
+    call.blocks = static_cast<int>(std::min(most_score_blocks, (n + of_block - 1) / of_block));
+    return launch(score_map<T, l(), plain(), v(), gradient>, shape_of(call.blocks), stream, call);
+  });
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t ScoreKernels<T>::reduce(Loss loss, const ScoreCall& call, bool starts_early,
+                                    cudaStream_t stream) {
+  const cudaError_t error = with_constants<T>(loss, call, [&](auto l, auto plain, auto v) {
+    return launch(score_sums<T, l(), plain(), v()>, shape_of(call.blocks), stream, call);
+  });
+  if (error != cudaSuccess || call.blocks == 1) return error;
+  return launch(score_results<T>, shape_of(1, starts_early), stream, call);
+}
+
+template <typename T>
+cudaError_t ScoreKernels<T>::losses(Loss loss, const ScoreCall& call, cudaStream_t stream) {
+  return map<T, false>(loss, call, stream);
+}
+
+template <typename T>
+cudaError_t ScoreKernels<T>::gradients(Loss loss, const ScoreCall& call, cudaStream_t stream) {
+  return map<T, true>(loss, call, stream);
+}
+
+template struct ScoreKernels<float>;
+template struct ScoreKernels<double>;
+template struct ScoreKernels<c10::Half>;
+template struct ScoreKernels<c10::BFloat16>;
+
+}  // namespace ganfast
