@@ -42,6 +42,7 @@ from torch._prims_common import suggest_memory_format
 
 from ganfast.ops import _library
 from ganfast.ops.batch_norm_act import eager
+from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 
 
 def _fake_train(
@@ -59,7 +60,7 @@ def _fake_train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((splits, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+    return y, x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
 
 
 def _fake_eval(
@@ -74,7 +75,7 @@ def _fake_eval(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((1, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+    return y, x.new_empty((1, 4, x.shape[1]), dtype=accumulation_dtype(x))
 
 
 def _fake_backward(

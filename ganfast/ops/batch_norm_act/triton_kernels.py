@@ -1,0 +1,315 @@
+"""The forward Triton kernels of ``batch_norm_act``, and what the backward ones share with them.
+
+A chunk of the batch has N images of P positions and C channels, and M = N * P values per channel.
+Its value m of channel c lies at ``(m // P) * P * C + c * P + m % P``; where channels are last, or
+there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C).
+
+Arithmetic is in ACC, the dtype of ``stats``: float32, or float64 for float64. Sums over a tile are
+trees; each kernel says how they go on from there.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scalar(value, dtype: tl.constexpr):
+    """Give a number that the host passed, in Python's or another precision, a dtype."""
+    return tl.full((), value, dtype)
+
+
+@triton.jit
+def divide(a, b):
+    """Divide with one rounding; ``/`` of float32 has up to two units in the last place."""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def square_root(a):
+    """Take the root with one rounding."""
+    if a.dtype == tl.float64:
+        return tl.sqrt(a)
+    else:
+        return tl.sqrt_rn(a)
+
+
+@triton.jit
+def activate(z, slope, ACTIVATION: tl.constexpr):
+    """Compute a(z)."""
+    if ACTIVATION == "relu":
+        return tl.where(z < 0, 0.0, z)  # keeps NaN, as torch does
+    elif ACTIVATION == "leaky_relu":
+        return tl.where(z > 0, z, z * slope)
+    else:
+        return z
+
+
+@triton.jit
+def gate(dy, z, slope, ACTIVATION: tl.constexpr):
+    """Compute dy * a'(z); at exactly 0, and at NaN, what torch's backward does."""
+    if ACTIVATION == "relu":
+        return tl.where(z <= 0, 0.0, dy)
+    elif ACTIVATION == "leaky_relu":
+        return tl.where(z > 0, dy, dy * slope)
+    else:
+        return dy
+
+
+@triton.jit
+def channels(block, BLOCK_C: tl.constexpr, INDEX: tl.constexpr):
+    """Return the indices of one block's channels."""
+    return block.to(INDEX) * BLOCK_C + tl.arange(0, BLOCK_C)
+
+
+@triton.jit
+def offsets(m, c, C, P: tl.constexpr):
+    """Return where values m of channels c lie in their chunk, a tile (m, c)."""
+    if P == 1:
+        return m[:, None] * C + c[None, :]
+    else:
+        return ((m // P) * P * C + m % P)[:, None] + (c * P)[None, :]
+
+
+@triton.jit
+def load(pointer, at, exists, ACC: tl.constexpr, EVICT: tl.constexpr = ""):
+    """Load a tile, 0 where it has no element."""
+    return tl.load(pointer + at, mask=exists, other=0.0, eviction_policy=EVICT).to(ACC)
+
+
+@triton.jit
+def load_vector(pointer, c, C, ACC: tl.constexpr, OTHERWISE: tl.constexpr):
+    """Load values of channels c from a vector that may be None."""
+    if pointer is None:
+        return tl.full(c.shape, OTHERWISE, ACC)
+    else:
+        return tl.load(pointer + c, mask=c < C, other=0.0).to(ACC)
+
+
+@triton.jit
+def corrected(mean, rest, squares, M):
+    """Correct a mean, and the squared deviations from it, by the sum of deviations that is left."""
+    total = squares - divide(rest * rest, M)
+    # Behind an infinite value, as torch: the mean is infinite and its deviations are NaN.
+    mean = tl.where(rest == rest, mean + divide(rest, M), mean)
+    return mean, tl.where(total < 0, 0.0, total)
+
+
+@triton.jit
+def moments(u, exists, M):
+    """Return the mean and the squared deviations of a tile's columns, 0 where nothing exists."""
+    mean = divide(tl.sum(u, axis=0), M)
+    d = tl.where(exists, u - mean[None, :], 0.0)
+    return corrected(mean, tl.sum(d, axis=0), tl.sum(d * d, axis=0), M)
+
+
+@triton.jit
+def normalisation(mean, var, weight, bias, c, C, eps):
+    """Return rstd, scale and shift of channels c."""
+    ACC: tl.constexpr = mean.dtype
+    rstd = divide(scalar(1.0, ACC), square_root(var + scalar(eps, ACC)))
+    scale = load_vector(weight, c, C, ACC, 1.0) * rstd
+    return rstd, scale, tl.fma(-mean, scale, load_vector(bias, c, C, ACC, 0.0))
+
+
+@triton.jit
+def store_stats(stats, c, C, mean, rstd, scale, shift):
+    """Store the four rows of one chunk's stats."""
+    tl.store(stats + c, mean, mask=c < C)
+    tl.store(stats + C + c, rstd, mask=c < C)
+    tl.store(stats + 2 * C + c, scale, mask=c < C)
+    tl.store(stats + 3 * C + c, shift, mask=c < C)
+
+
+@triton.jit
+def normalise(x, scale, shift, slope, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr):
+    """Compute y of a tile. Backward repeats this multiply-add, rounded once, for its mask."""
+    if ACT_NORM:
+        return tl.fma(activate(x, slope, ACTIVATION), scale[None, :], shift[None, :])
+    else:
+        return activate(tl.fma(x, scale[None, :], shift[None, :]), slope, ACTIVATION)
+
+
+@triton.jit
+def follow(running, batch, c, C, step, keep):
+    """Move a running statistic towards a batch's, rounded to its own dtype as in memory."""
+    if running is not None:
+        ACC: tl.constexpr = batch.dtype
+        old = load_vector(running, c, C, ACC, 0.0)
+        new = keep * old + step * batch
+        tl.store(running + c, new.to(running.dtype.element_ty), mask=c < C)
+
+
+@triton.jit
+def train_on_chip(
+    x, y, weight, bias, running_mean, running_var, num_batches_tracked, stats,
+    N, C, splits, momentum: tl.float64, eps: tl.float64, slope: tl.float64,
+    P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program: all values of BLOCK_C channels, read once, chunk after chunk of the batch."""
+    ACC: tl.constexpr = stats.dtype.element_ty
+    c = channels(tl.program_id(0), BLOCK_C, INDEX)
+    m = tl.arange(0, BLOCK_M).to(INDEX)
+    exists = (m < N * P)[:, None] & (c < C)[None, :]
+    at = offsets(m, c, C, P)
+    M, chunk_size = scalar(N * P, ACC), scalar(N, INDEX) * P * C
+    step, keep = scalar(momentum, ACC), scalar(1 - momentum, ACC)
+    slope = scalar(slope, ACC)
+    for split in range(splits):
+        x_tile = load(x, split * chunk_size + at, exists, ACC)
+        u = activate(x_tile, slope, ACTIVATION) if ACT_NORM else x_tile
+        mean, squares = moments(u, exists, M)
+        rstd, scale, shift = normalisation(mean, divide(squares, M), weight, bias, c, C, eps)
+        y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
+        tl.store(y + (split * chunk_size + at), y_tile, mask=exists)
+        store_stats(stats + split * 4 * C, c, C, mean, rstd, scale, shift)
+        follow(running_mean, mean, c, C, step, keep)
+        follow(running_var, divide(squares, M - 1), c, C, step, keep)
+    if num_batches_tracked is not None:
+        if tl.program_id(0) == 0:
+            tl.store(num_batches_tracked, tl.load(num_batches_tracked) + splits)
+
+
+@triton.jit
+def train_partial(
+    x, num_batches_tracked, partial, N, C, splits, parts, tiles, slope: tl.float64,
+    P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program: mean and squared deviations of BLOCK_C channels in one part of a chunk.
+
+    Each lane sums about the first tile's mean. If that lies far from the others', it adds to the
+    part's variance too: cancellation loses a factor of at most the number of tiles.
+    """
+    ACC: tl.constexpr = partial.dtype.element_ty
+    block, split, part = tl.program_id(0) // splits, tl.program_id(0) % splits, tl.program_id(1)
+    c = channels(block, BLOCK_C, INDEX)
+    base = split * (scalar(N, INDEX) * P * C)
+    first = part.to(INDEX) * tiles * BLOCK_M
+    M = scalar(N, INDEX) * P
+    slope = scalar(slope, ACC)
+    exists = (first + tl.arange(0, BLOCK_M) < M)[:, None] & (c < C)[None, :]
+    u = load(x, base + offsets(first + tl.arange(0, BLOCK_M), c, C, P), exists, ACC)
+    u = activate(u, slope, ACTIVATION) if ACT_NORM else u
+    center = divide(tl.sum(u, axis=0), scalar(tl.minimum(M - first, BLOCK_M), ACC))
+    center = tl.where(center - center == 0, center, 0.0)  # else infinite sums become NaN
+    sums = tl.zeros((BLOCK_M, BLOCK_C), ACC)
+    squares = tl.zeros((BLOCK_M, BLOCK_C), ACC)
+    for i in range(tiles):
+        m = first + i * BLOCK_M + tl.arange(0, BLOCK_M)
+        exists = (m < M)[:, None] & (c < C)[None, :]
+        u = load(x, base + offsets(m, c, C, P), exists, ACC)
+        u = activate(u, slope, ACTIVATION) if ACT_NORM else u
+        d = tl.where(exists, u - center[None, :], 0.0)
+        sums += d
+        squares += d * d
+    count = scalar(tl.minimum(M - first, tiles * BLOCK_M), ACC)
+    total = tl.sum(sums, axis=0)
+    deviation = divide(total, count)
+    out = partial + (split * parts + part) * 2 * C + c
+    tl.store(out, center + deviation, mask=c < C)
+    tl.store(out + C, tl.sum(squares, axis=0) - total * deviation, mask=c < C)
+    if num_batches_tracked is not None:
+        if (tl.program_id(0) == 0) & (part == 0):
+            tl.store(num_batches_tracked, tl.load(num_batches_tracked) + splits)
+
+
+@triton.jit
+def merged(
+    partial, split, c, C, M, parts, tiles,
+    BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Merge the parts of a chunk (Chan, Golub and LeVeque 1979), in an order that is always one."""
+    ACC: tl.constexpr = partial.dtype.element_ty
+    part = tl.arange(0, BLOCK_S)
+    exists = (part < parts)[:, None] & (c < C)[None, :]
+    at = (split * parts + part)[:, None] * 2 * C + c[None, :]
+    count = tl.minimum(M - part.to(M.dtype) * tiles * BLOCK_M, tiles * BLOCK_M)
+    weights = tl.where(part < parts, count, 0).to(ACC)[:, None]
+    M = scalar(M, ACC)
+    means, squares = load(partial, at, exists, ACC), load(partial, at + C, exists, ACC)
+    mean = divide(tl.sum(means * weights, axis=0), M)
+    d = means - mean[None, :]
+    squares = tl.sum(squares + d * d * weights, axis=0)
+    return corrected(mean, tl.sum(d * weights, axis=0), squares, M)
+
+
+@triton.jit
+def train_apply(
+    x, y, weight, bias, running_mean, running_var, num_batches_tracked, stats, partial,
+    N, C, splits, parts, tiles, momentum: tl.float64, eps: tl.float64, slope: tl.float64,
+    CUMULATIVE: tl.constexpr,
+    P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """One program: y of BLOCK_C channels in one part of a chunk; backwards, what was read last."""
+    ACC: tl.constexpr = stats.dtype.element_ty
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    block, split, part = program // splits, program % splits, parts - 1 - tl.program_id(1)
+    c = channels(block, BLOCK_C, INDEX)
+    M = scalar(N, INDEX) * P
+    mean, squares = merged(partial, split, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
+    var = divide(squares, scalar(M, ACC))
+    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps)
+    if part == 0:
+        store_stats(stats + split * 4 * C, c, C, mean, rstd, scale, shift)
+        if split == 0:
+            for k in range(splits):
+                mean, squares = merged(partial, k, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
+                if CUMULATIVE:  # train_partial has counted these chunks already
+                    count = tl.load(num_batches_tracked) - splits + k + 1
+                    step = divide(scalar(1.0, tl.float64), count.to(tl.float64))
+                else:
+                    step = scalar(momentum, tl.float64)
+                keep = (1 - step).to(ACC)
+                follow(running_mean, mean, c, C, step.to(ACC), keep)
+                unbiased = divide(squares, scalar(M - 1, ACC))
+                follow(running_var, unbiased, c, C, step.to(ACC), keep)
+    normalise_part(
+        x, y, scale, shift, split, part, c, N, C, tiles, slope,
+        P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
+    )  # fmt: skip
+
+
+@triton.jit
+def normalise_part(
+    x, y, scale, shift, split, part, c, N, C, tiles, slope,
+    P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Write y of channels c in one part of a chunk, last tile first."""
+    ACC: tl.constexpr = scale.dtype
+    base = split * (scalar(N, INDEX) * P * C)
+    first = part.to(INDEX) * tiles * BLOCK_M
+    slope = scalar(slope, ACC)
+    for i in range(tiles):
+        m = first + (tiles - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)
+        exists = (m < N * P)[:, None] & (c < C)[None, :]
+        at = base + offsets(m, c, C, P)
+        x_tile = load(x, at, exists, ACC, "evict_first")
+        y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
+        tl.store(y + at, y_tile, mask=exists, eviction_policy="evict_first")
+
+
+@triton.jit
+def evaluate(
+    x, y, weight, bias, running_mean, running_var, stats, N, C, tiles,
+    eps: tl.float64, slope: tl.float64,
+    P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One program: y of BLOCK_C channels in one part of the batch, from running statistics."""
+    ACC: tl.constexpr = stats.dtype.element_ty
+    c = channels(tl.program_id(0), BLOCK_C, INDEX)
+    mean = load_vector(running_mean, c, C, ACC, 0.0)
+    var = load_vector(running_var, c, C, ACC, 1.0)
+    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps)
+    if tl.program_id(1) == 0:
+        store_stats(stats, c, C, mean, rstd, scale, shift)
+    normalise_part(
+        x, y, scale, shift, 0, tl.program_id(1), c, N, C, tiles, slope,
+        P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
+    )  # fmt: skip
