@@ -101,7 +101,7 @@ def backward_partial(
     base = split * (scalar(N, INDEX) * P * C)
     first = part.to(INDEX) * tiles * BLOCK_M
     slope = scalar(slope, ACC)
-    mean, _, scale, shift = load_stats(stats, split, c, C)
+    mean, rstd, scale, shift = load_stats(stats, split, c, C)
     sums_g = tl.zeros((BLOCK_M, BLOCK_C), ACC)
     sums_gd = tl.zeros((BLOCK_M, BLOCK_C), ACC)
     for i in range(tiles):

@@ -125,7 +125,7 @@ def double_backward_partial(
     base = split * (scalar(N, INDEX) * P * C)
     first = part.to(INDEX) * tiles * BLOCK_M
     slope = scalar(slope, ACC)
-    mean, _, scale, shift = load_stats(stats, split, c, C)
+    mean, rstd, scale, shift = load_stats(stats, split, c, C)
     sums_v = tl.zeros((BLOCK_M, BLOCK_C), ACC)
     sums_g = tl.zeros((BLOCK_M, BLOCK_C), ACC)
     sums_vd = tl.zeros((BLOCK_M, BLOCK_C), ACC)
@@ -135,7 +135,7 @@ def double_backward_partial(
         m = first + i * BLOCK_M + tl.arange(0, BLOCK_M)
         exists = (m < N * P)[:, None] & (c < C)[None, :]
         at = base + offsets(m, c, C, P)
-        _, d, g, v = load_terms(
+        x_tile, d, g, v = load_terms(
             ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
         sums_v += v
@@ -184,14 +184,14 @@ def double_backward_apply(
     if (split == 0) & (part == 0):
         of_weight = tl.zeros((BLOCK_C,), ACC)
         for k in range(splits):
-            _, rstd, scale, _ = load_stats(stats, k, c, C)
-            share, _, _, _, _, _ = factors_of(
+            mean, rstd, scale, shift = load_stats(stats, k, c, C)
+            share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
                 partial, k, ddweight, ddbias, rstd, scale, c, C, parts, M, TRAINING, BLOCK_S
             )
             of_weight += share
         tl.store(d_weight + c, of_weight, mask=c < C)
     mean, rstd, scale, shift = load_stats(stats, split, c, C)
-    _, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
+    share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
         partial, split, ddweight, ddbias, rstd, scale, c, C, parts, M, TRAINING, BLOCK_S
     )
     base = split * (scalar(N, INDEX) * P * C)

@@ -1,10 +1,11 @@
 """How the Triton kernels of ``batch_norm_act`` cut up a tensor: the table, and what follows from it.
 
-Nothing is tuned while a model runs; ``benchmarks/tune_triton.py`` times other numbers on a GPU.
+Nothing is tuned while a model runs.
 """
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,30 +18,34 @@ class Row(NamedTuple):
     Attributes:
         on_chip: values that a program holds in registers; 0 to always take two kernels.
         tile: values of a tile of the kernels that loop over tiles.
-        programs: how many of those are wanted, so that every multiprocessor has several.
+        per_lane: values of a tile in one lane of a warp.
+        programs: how many looping programs are wanted, so that each multiprocessor has several.
         parts: how many parts a channel is cut into at most.
     """
 
     on_chip: int
     tile: int
+    per_lane: int
     programs: int
     parts: int
 
 
 TABLE = {
-    "train": Row(on_chip=16384, tile=2048, programs=528, parts=128),
-    "train_cumulative": Row(on_chip=0, tile=2048, programs=528, parts=128),
-    "evaluate": Row(on_chip=0, tile=4096, programs=2112, parts=4096),
-    "backward": Row(on_chip=8192, tile=2048, programs=528, parts=128),
-    "double_backward": Row(on_chip=4096, tile=1024, programs=528, parts=128),
+    "train": Row(on_chip=16384, tile=2048, per_lane=16, programs=528, parts=128),
+    "train_cumulative": Row(on_chip=0, tile=2048, per_lane=16, programs=528, parts=128),
+    "evaluate": Row(on_chip=0, tile=2048, per_lane=16, programs=2112, parts=4096),
+    "backward": Row(on_chip=8192, tile=2048, per_lane=16, programs=528, parts=128),
+    "double_backward": Row(on_chip=4096, tile=1024, per_lane=8, programs=528, parts=128),
 }
-"""For types of up to 4 bytes; of float64 half as many values fit."""
+"""For types of up to 4 bytes and images; half as much where a program has several channels, and of
+float64. benchmarks/tune_triton.py times other numbers."""
 
 MULTIPROCESSORS = 132
 SECTOR_BYTES = 32
 """What memory gives at the least: narrower rows of a channels-last tile waste the rest."""
 
-VALUES_PER_LANE = 16
+MERGED_SHARE = 8
+"""How many values of a part there are at least for each part: every program merges all of them."""
 
 
 class Plan(NamedTuple):
@@ -71,26 +76,27 @@ def plan(op: str, itemsize: int, N: int, C: int, P: int) -> Plan:
     """
     row = TABLE[op]
     share = 2 if itemsize == 8 else 1
+    on_chip = row.on_chip // share // (2 if P == 1 else 1)
+    per_lane = row.per_lane // share
     values = triton.next_power_of_2(N * P)
     sector, channels = SECTOR_BYTES // itemsize, triton.next_power_of_2(C)
     narrow = 1 if P > 1 else min(channels, sector)
-    if values * narrow <= row.on_chip // share:
-        wider = 2 * narrow
-        room = P == 1 and wider <= channels and values * wider <= row.on_chip // share
-        block_c = wider if room and C >= wider * MULTIPROCESSORS else narrow
-        return Plan(True, values, block_c, _warps(values * block_c), 1, 1)
-    tile = row.tile // share
-    block_c = 1 if P > 1 else min(channels, 4 * sector)
-    block_m = min(values, tile // block_c)
+    if values * narrow <= on_chip:
+        wide = narrow if P > 1 else min(channels, 2 * sector)
+        fits = values * wide <= on_chip and C >= wide * MULTIPROCESSORS
+        block_c = wide if fits else narrow
+        return Plan(True, values, block_c, _warps(values * block_c, per_lane), 1, 1)
+    block_c = 1 if P > 1 else min(channels, 2 * sector)
+    block_m = min(values, row.tile // share // block_c)
     tiles = triton.cdiv(N * P, block_m)
-    blocks = triton.cdiv(C, block_c)
-    parts = max(1, min(row.parts, tiles, triton.cdiv(row.programs, blocks)))
+    most = min(row.parts, tiles)
+    if op != "evaluate":
+        most = min(most, 1 + math.isqrt(N * P // MERGED_SHARE))
+    parts = max(1, min(most, triton.cdiv(row.programs, triton.cdiv(C, block_c))))
     tiles_of_part = triton.cdiv(tiles, parts)
-    return Plan(
-        False, block_m, block_c, _warps(block_m * block_c),
-        triton.cdiv(tiles, tiles_of_part), tiles_of_part,
-    )  # fmt: skip
+    parts = triton.cdiv(tiles, tiles_of_part)
+    return Plan(False, block_m, block_c, _warps(block_m * block_c, per_lane), parts, tiles_of_part)
 
 
-def _warps(values: int) -> int:
-    return max(1, min(32, triton.next_power_of_2(values // (32 * VALUES_PER_LANE))))
+def _warps(values: int, per_lane: int) -> int:
+    return max(1, min(32, triton.next_power_of_2(values // (32 * per_lane))))
