@@ -15,6 +15,11 @@ REQUIRED = set(filter(None, os.environ.get("GANFAST_REQUIRE", "").split(",")))
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() or "cuda" in REQUIRED else [])
 
+INTERPRETED = "triton" in ganfast.backend.available("cpu")
+"""Whether Triton's kernels run on the CPU, in its interpreter: where TRITON_INTERPRET=1 is set."""
+
+BACKENDS = ["eager", "native"] + (["triton"] if INTERPRETED or "cuda" in DEVICES else [])
+
 
 def missing(name: str, reason: str) -> None:
     """Skip the test for want of a backend, or fail it where GANFAST_REQUIRE names the backend."""
@@ -25,6 +30,11 @@ def missing(name: str, reason: str) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if INTERPRETED:  # it computes with numpy, which warns of every NaN and infinity
+        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,8 +56,10 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["eager", "native"])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, device: str) -> Iterator[str]:
+    if request.param == "triton" and device == "cpu" and not INTERPRETED:
+        pytest.skip("Triton's kernels run on the CPU with TRITON_INTERPRET=1 only")
     if request.param not in ganfast.backend.available(device):
         missing(request.param, ganfast.backend.explain(device))
     with ganfast.backend.use(request.param):

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEYS = {"cuda": "CUDA", "cpu": "CPU"}
-
 
 def interpreted() -> bool:
     """Say whether Triton runs its kernels in its interpreter, on the CPU."""

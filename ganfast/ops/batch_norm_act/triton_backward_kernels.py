@@ -13,8 +13,8 @@ from ganfast.ops.batch_norm_act.triton_kernels import (
     load,
     load_vector,
     offsets,
-    scalar,
 )
+from ganfast.ops.triton_math import scalar
 
 
 @triton.jit
@@ -25,6 +25,19 @@ def load_stats(stats, split, c, C):
     mean, rstd = load_vector(rows, c, C, ACC, 0.0), load_vector(rows + C, c, C, ACC, 0.0)
     scale = load_vector(rows + 2 * C, c, C, ACC, 0.0)
     return mean, rstd, scale, load_vector(rows + 3 * C, c, C, ACC, 0.0)
+
+
+@triton.jit
+def total(tile, P: tl.constexpr):
+    """Add up a tile's columns: in double, but for the first steps between neighbours of an image.
+
+    Converting a number to double takes as long as several additions. Where channels are last,
+    neighbours belong to different lanes, and adding those up first would take longer still.
+    """
+    BLOCK_M: tl.constexpr = tile.shape[0]
+    if P > 1 and BLOCK_M >= 16:
+        tile = tl.sum(tl.reshape(tile, (BLOCK_M // 16, 16, tile.shape[1])), axis=1)
+    return tl.sum(tile.to(tl.float64), axis=0)
 
 
 @triton.jit
@@ -68,20 +81,21 @@ def backward_on_chip(
     exists = (m < N * P)[:, None] & (c < C)[None, :]
     M, chunk_size = scalar(N * P, ACC), scalar(N, INDEX) * P * C
     slope = scalar(slope, ACC)
-    of_weight = tl.zeros((BLOCK_C,), ACC)
-    of_bias = tl.zeros((BLOCK_C,), ACC)
+    of_weight = tl.zeros((BLOCK_C,), tl.float64)
+    of_bias = tl.zeros((BLOCK_C,), tl.float64)
     for split in range(splits):
         at = split * chunk_size + offsets(m, c, C, P)
         mean, rstd, scale, shift = load_stats(stats, split, c, C)
         x_tile, dy_tile = load(x, at, exists, ACC), load(dy, at, exists, ACC)
         d, g = backward_terms(x_tile, dy_tile, mean, scale, shift, slope, ACTIVATION, ACT_NORM)
-        sum_g, sum_gd = tl.sum(g, axis=0), tl.sum(g * d, axis=0)
+        sum_g, sum_gd = total(g, P), total(g * d, P)
         of_weight += rstd * sum_gd
         of_bias += sum_g
         if dx is not None:
             dx_tile = backward_tile(
-                x_tile, d, g, sum_g, sum_gd, rstd, scale, M, slope, TRAINING, ACTIVATION, ACT_NORM
-            )
+                x_tile, d, g, sum_g.to(ACC), sum_gd.to(ACC), rstd, scale, M, slope,
+                TRAINING, ACTIVATION, ACT_NORM,
+            )  # fmt: skip
             tl.store(dx + at, dx_tile, mask=exists)
     if dweight is not None:
         tl.store(dweight + c, of_weight, mask=c < C)
@@ -113,8 +127,8 @@ def backward_partial(
         sums_g += g
         sums_gd += g * d
     out = partial + (split * parts + part) * 2 * C + c
-    tl.store(out, tl.sum(sums_g, axis=0), mask=c < C)
-    tl.store(out + C, tl.sum(sums_gd, axis=0), mask=c < C)
+    tl.store(out, total(sums_g, P), mask=c < C)
+    tl.store(out + C, total(sums_gd, P), mask=c < C)
 
 
 @triton.jit
@@ -123,7 +137,7 @@ def summed(partial, split, row, c, C, parts, ROWS: tl.constexpr, BLOCK_S: tl.con
     part = tl.arange(0, BLOCK_S)
     exists = (part < parts)[:, None] & (c < C)[None, :]
     at = ((split * parts + part) * ROWS + row)[:, None] * C + c[None, :]
-    return tl.sum(load(partial, at, exists, partial.dtype.element_ty), axis=0)
+    return tl.sum(load(partial, at, exists, tl.float64), axis=0)
 
 
 @triton.jit
@@ -141,10 +155,10 @@ def backward_apply(
     c = channels(block, BLOCK_C, INDEX)
     if dweight is not None:
         if (split == 0) & (part == 0):
-            of_weight = tl.zeros((BLOCK_C,), ACC)
-            of_bias = tl.zeros((BLOCK_C,), ACC)
+            of_weight = tl.zeros((BLOCK_C,), tl.float64)
+            of_bias = tl.zeros((BLOCK_C,), tl.float64)
             for k in range(splits):
-                rstd = load_vector(stats + k * 4 * C + C, c, C, ACC, 0.0)
+                rstd = load_vector(stats + k * 4 * C + C, c, C, tl.float64, 0.0)
                 of_weight += rstd * summed(partial, k, 1, c, C, parts, 2, BLOCK_S)
                 of_bias += summed(partial, k, 0, c, C, parts, 2, BLOCK_S)
             tl.store(dweight + c, of_weight, mask=c < C)
@@ -154,8 +168,8 @@ def backward_apply(
         sum_g = tl.zeros((BLOCK_C,), ACC)
         sum_gd = tl.zeros((BLOCK_C,), ACC)
         if TRAINING:
-            sum_g = summed(partial, split, 0, c, C, parts, 2, BLOCK_S)
-            sum_gd = summed(partial, split, 1, c, C, parts, 2, BLOCK_S)
+            sum_g = summed(partial, split, 0, c, C, parts, 2, BLOCK_S).to(ACC)
+            sum_gd = summed(partial, split, 1, c, C, parts, 2, BLOCK_S).to(ACC)
         base = split * (scalar(N, INDEX) * P * C)
         first = part.to(INDEX) * tiles * BLOCK_M
         M = scalar(N * P, ACC)

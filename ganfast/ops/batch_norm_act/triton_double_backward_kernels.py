@@ -7,15 +7,20 @@ of e and e h follow from five sums: of v, g, v d, g d and v g.
 import triton
 import triton.language as tl
 
-from ganfast.ops.batch_norm_act.triton_backward_kernels import backward_terms, load_stats, summed
+from ganfast.ops.batch_norm_act.triton_backward_kernels import (
+    backward_terms,
+    load_stats,
+    summed,
+    total,
+)
 from ganfast.ops.batch_norm_act.triton_kernels import (
     channels,
     gate,
     load,
     load_vector,
     offsets,
-    scalar,
 )
+from ganfast.ops.triton_math import scalar
 
 
 @triton.jit
@@ -45,20 +50,24 @@ def factors(
 
     ``d_g = v * scale + d * dg_d + dg_1`` and ``d_u = g * dg_d + v * du_v + d * du_d + du_1``.
     """
-    p = load_vector(ddweight, c, C, rstd.dtype, 0.0)
-    q = load_vector(ddbias, c, C, rstd.dtype, 0.0)
-    zero = tl.zeros_like(rstd)
+    ACC: tl.constexpr = rstd.dtype
+    p = load_vector(ddweight, c, C, tl.float64, 0.0)
+    q = load_vector(ddbias, c, C, tl.float64, 0.0)
+    r, w = rstd.to(tl.float64), scale.to(tl.float64)
     if TRAINING:
-        mean_v, mean_g = sum_v / M, sum_g / M
-        mean_vh, mean_gh = rstd * sum_vd / M, rstd * sum_gd / M
+        per_value = 1.0 / M
+        mean_v, mean_g = sum_v * per_value, sum_g * per_value
+        mean_vh, mean_gh = r * sum_vd * per_value, r * sum_gd * per_value
         s = sum_vg - M * (mean_v * mean_g + mean_vh * mean_gh)
-        of_g, of_v = p - scale * mean_vh, scale * mean_gh  # e = g * of_g - v * of_v
+        of_g, of_v = p - w * mean_vh, w * mean_gh  # e = g * of_g - v * of_v
         mean_e, mean_eh = mean_g * of_g - mean_v * of_v, mean_gh * of_g - mean_vh * of_v
-        du_d = -rstd * rstd * (mean_eh + scale * s / M)
-        dg_1 = q - scale * mean_v
-        return rstd * s, rstd * of_g, dg_1, -rstd * of_v, du_d, -rstd * mean_e
+        du_v = (-r * of_v).to(ACC)
+        du_d = (-r * r * (mean_eh + w * s * per_value)).to(ACC)
+        dg_1 = (q - w * mean_v).to(ACC)
+        return r * s, (r * of_g).to(ACC), dg_1, du_v, du_d, (-r * mean_e).to(ACC)
     else:  # the statistics are constants: their terms vanish
-        return rstd * sum_vg, rstd * p, q, zero, zero, zero
+        zero = tl.zeros_like(rstd)
+        return r * sum_vg, (r * p).to(ACC), q.to(ACC), zero, zero, zero
 
 
 @triton.jit
@@ -91,9 +100,9 @@ def double_backward_on_chip(
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     m = tl.arange(0, BLOCK_M).to(INDEX)
     exists = (m < N * P)[:, None] & (c < C)[None, :]
-    M, chunk_size = scalar(N * P, ACC), scalar(N, INDEX) * P * C
+    M, chunk_size = scalar(N * P, tl.float64), scalar(N, INDEX) * P * C
     slope = scalar(slope, ACC)
-    of_weight = tl.zeros((BLOCK_C,), ACC)
+    of_weight = tl.zeros((BLOCK_C,), tl.float64)
     for split in range(splits):
         at = split * chunk_size + offsets(m, c, C, P)
         mean, rstd, scale, shift = load_stats(stats, split, c, C)
@@ -101,8 +110,7 @@ def double_backward_on_chip(
             ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
         share, dg_d, dg_1, du_v, du_d, du_1 = factors(
-            tl.sum(v, axis=0), tl.sum(g, axis=0), tl.sum(v * d, axis=0), tl.sum(g * d, axis=0),
-            tl.sum(v * g, axis=0), ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
+            total(v, P), total(g, P), total(v * d, P), total(g * d, P), total(v * g, P), ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
         )  # fmt: skip
         of_weight += share
         store_tile(
@@ -144,11 +152,11 @@ def double_backward_partial(
         sums_gd += g * d
         sums_vg += v * g
     out = partial + (split * parts + part) * 5 * C + c
-    tl.store(out, tl.sum(sums_v, axis=0), mask=c < C)
-    tl.store(out + C, tl.sum(sums_g, axis=0), mask=c < C)
-    tl.store(out + 2 * C, tl.sum(sums_vd, axis=0), mask=c < C)
-    tl.store(out + 3 * C, tl.sum(sums_gd, axis=0), mask=c < C)
-    tl.store(out + 4 * C, tl.sum(sums_vg, axis=0), mask=c < C)
+    tl.store(out, total(sums_v, P), mask=c < C)
+    tl.store(out + C, total(sums_g, P), mask=c < C)
+    tl.store(out + 2 * C, total(sums_vd, P), mask=c < C)
+    tl.store(out + 3 * C, total(sums_gd, P), mask=c < C)
+    tl.store(out + 4 * C, total(sums_vg, P), mask=c < C)
 
 
 @triton.jit
@@ -179,10 +187,10 @@ def double_backward_apply(
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     block, split, part = program // splits, program % splits, parts - 1 - tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
-    M = scalar(N * P, ACC)
+    M = scalar(N * P, tl.float64)
     slope = scalar(slope, ACC)
     if (split == 0) & (part == 0):
-        of_weight = tl.zeros((BLOCK_C,), ACC)
+        of_weight = tl.zeros((BLOCK_C,), tl.float64)
         for k in range(splits):
             mean, rstd, scale, shift = load_stats(stats, k, c, C)
             share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(

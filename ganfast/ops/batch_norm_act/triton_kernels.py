@@ -11,29 +11,7 @@ trees; each kernel says how they go on from there.
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def scalar(value, dtype: tl.constexpr):
-    """Give a number that the host passed, in Python's or another precision, a dtype."""
-    return tl.full((), value, dtype)
-
-
-@triton.jit
-def divide(a, b):
-    """Divide with one rounding; ``/`` of float32 has up to two units in the last place."""
-    if a.dtype == tl.float64:
-        return a / b
-    else:
-        return tl.div_rn(a, b)
-
-
-@triton.jit
-def square_root(a):
-    """Take the root with one rounding."""
-    if a.dtype == tl.float64:
-        return tl.sqrt(a)
-    else:
-        return tl.sqrt_rn(a)
+from ganfast.ops.triton_math import divide, scalar, square_root
 
 
 @triton.jit

@@ -34,7 +34,7 @@ TABLE = {
     "train": Row(on_chip=16384, tile=2048, per_lane=16, programs=528, parts=128),
     "train_cumulative": Row(on_chip=0, tile=2048, per_lane=16, programs=528, parts=128),
     "evaluate": Row(on_chip=0, tile=2048, per_lane=16, programs=2112, parts=4096),
-    "backward": Row(on_chip=8192, tile=2048, per_lane=16, programs=528, parts=128),
+    "backward": Row(on_chip=8192, tile=2048, per_lane=8, programs=528, parts=128),
     "double_backward": Row(on_chip=4096, tile=1024, per_lane=8, programs=528, parts=128),
 }
 """For types of up to 4 bytes and images; half as much where a program has several channels, and of
