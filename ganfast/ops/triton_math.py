@@ -26,15 +26,6 @@ def divide(a, b):
 
 
 @triton.jit
-def square_root(a):
-    """Take the root with one rounding."""
-    if a.dtype == tl.float64:
-        return tl.sqrt(a)
-    else:
-        return tl.sqrt_rn(a)
-
-
-@triton.jit
 def at_least(x, least: tl.constexpr):
     """Return the larger of x and ``least``; x where it is NaN."""
     return tl.where(x < least, least, x)

@@ -55,7 +55,8 @@ class _Call(NamedTuple):
 
     def partial(self, stats: Tensor, rows: int) -> Tensor:
         """Make the workspace of a first kernel: some numbers of every part and channel."""
-        return stats.new_empty((self.splits, self.plan.parts, rows, self.C))
+        shape = (self.splits, self.plan.parts, rows, self.C)
+        return stats.new_empty(shape, dtype=torch.float64)
 
     def merging(self) -> dict[str, Any]:
         """Return the constants of a kernel that merges the parts."""
@@ -132,7 +133,8 @@ def train(
         partial = call.partial(stats, 2)
         launch(
             kernels.train_partial, call.grid, x,
-            x, num_batches_tracked, partial, *call.parted_sizes, negative_slope, **call.constants,
+            x, num_batches_tracked, partial, *call.parted_sizes, negative_slope,
+            ACC=tl.float64 if x.dtype == torch.float64 else tl.float32, **call.constants,
         )  # fmt: skip
         launch(
             kernels.train_apply, call.grid, x,

@@ -31,12 +31,12 @@ def load_stats(stats, split, c, C):
 def total(tile, P: tl.constexpr):
     """Add up a tile's columns: in double, but for the first steps between neighbours of an image.
 
-    Converting a number to double takes as long as several additions. Where channels are last,
-    neighbours belong to different lanes, and adding those up first would take longer still.
+    Converting a number to double takes as long as several additions. Neighbours are in one lane,
+    unless channels are last; then adding them up first would take longer still.
     """
     BLOCK_M: tl.constexpr = tile.shape[0]
-    if P > 1 and BLOCK_M >= 16:
-        tile = tl.sum(tl.reshape(tile, (BLOCK_M // 16, 16, tile.shape[1])), axis=1)
+    if P > 1 and BLOCK_M >= 4:
+        tile = tl.sum(tl.reshape(tile, (BLOCK_M // 4, 4, tile.shape[1])), axis=1)
     return tl.sum(tile.to(tl.float64), axis=0)
 
 
@@ -60,8 +60,8 @@ def backward_tile(
     """Compute dx of a tile."""
     du = g * scale[None, :]
     if TRAINING:  # what the gradients of mean and variance add
-        factor = -scale / M
-        projection, offset = factor * rstd * rstd * sum_gd, factor * sum_g
+        # The scale comes last: it may be so small that its parts would lose digits.
+        projection, offset = -scale * (rstd * rstd * sum_gd / M), -scale * (sum_g / M)
         du += d * projection[None, :] + offset[None, :]
     if ACT_NORM:
         du = gate(du, x, slope, ACTIVATION)

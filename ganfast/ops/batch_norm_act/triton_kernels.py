@@ -4,14 +4,14 @@ A chunk of the batch has N images of P positions and C channels, and M = N * P v
 Its value m of channel c lies at ``(m // P) * P * C + c * P + m % P``; where channels are last, or
 there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C).
 
-Arithmetic is in ACC, the dtype of ``stats``: float32, or float64 for float64. Sums over a tile are
-trees; each kernel says how they go on from there.
+Arithmetic on tiles is in ACC, the dtype of ``stats``: float32, or float64 for float64. What there
+is one of per channel is computed in double, as on the CPU.
 """
 
 import triton
 import triton.language as tl
 
-from ganfast.ops.triton_math import divide, scalar, square_root
+from ganfast.ops.triton_math import scalar
 
 
 @triton.jit
@@ -67,29 +67,27 @@ def load_vector(pointer, c, C, ACC: tl.constexpr, OTHERWISE: tl.constexpr):
 
 
 @triton.jit
-def corrected(mean, rest, squares, M):
-    """Correct a mean, and the squared deviations from it, by the sum of deviations that is left."""
-    total = squares - divide(rest * rest, M)
-    # Behind an infinite value, as torch: the mean is infinite and its deviations are NaN.
-    mean = tl.where(rest == rest, mean + divide(rest, M), mean)
-    return mean, tl.where(total < 0, 0.0, total)
-
-
-@triton.jit
 def moments(u, exists, M):
-    """Return the mean and the squared deviations of a tile's columns, 0 where nothing exists."""
-    mean = divide(tl.sum(u, axis=0), M)
+    """Return the mean and the squared deviations of a tile's columns, 0 where nothing exists.
+
+    Both are corrected by what rounding the mean left over.
+    """
+    mean = (tl.sum(u, axis=0).to(tl.float64) / M).to(u.dtype)
     d = tl.where(exists, u - mean[None, :], 0.0)
-    return corrected(mean, tl.sum(d, axis=0), tl.sum(d * d, axis=0), M)
+    rest = tl.sum(d, axis=0).to(tl.float64)
+    squares = tl.sum(d * d, axis=0).to(tl.float64) - rest * rest / M
+    # Behind an infinite value, as torch: the mean is infinite and its deviations are NaN.
+    mean = tl.where(rest == rest, mean + rest / M, mean)
+    return mean, tl.where(squares < 0, 0.0, squares)
 
 
 @triton.jit
-def normalisation(mean, var, weight, bias, c, C, eps):
+def normalisation(mean, var, weight, bias, c, C, eps, ACC: tl.constexpr):
     """Return rstd, scale and shift of channels c."""
-    ACC: tl.constexpr = mean.dtype
-    rstd = divide(scalar(1.0, ACC), square_root(var + scalar(eps, ACC)))
-    scale = load_vector(weight, c, C, ACC, 1.0) * rstd
-    return rstd, scale, tl.fma(-mean, scale, load_vector(bias, c, C, ACC, 0.0))
+    rstd = 1.0 / tl.sqrt(var + eps)
+    scale = load_vector(weight, c, C, tl.float64, 1.0) * rstd
+    shift = load_vector(bias, c, C, tl.float64, 0.0) - mean * scale
+    return rstd.to(ACC), scale.to(ACC), shift.to(ACC)
 
 
 @triton.jit
@@ -111,12 +109,10 @@ def normalise(x, scale, shift, slope, ACTIVATION: tl.constexpr, ACT_NORM: tl.con
 
 
 @triton.jit
-def follow(running, batch, c, C, step, keep):
-    """Move a running statistic towards a batch's, rounded to its own dtype as in memory."""
+def follow(running, batch, c, C, step):
+    """Move a running statistic towards a batch's; in memory it is rounded to its own dtype."""
     if running is not None:
-        ACC: tl.constexpr = batch.dtype
-        old = load_vector(running, c, C, ACC, 0.0)
-        new = keep * old + step * batch
+        new = (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch
         tl.store(running + c, new.to(running.dtype.element_ty), mask=c < C)
 
 
@@ -133,19 +129,18 @@ def train_on_chip(
     m = tl.arange(0, BLOCK_M).to(INDEX)
     exists = (m < N * P)[:, None] & (c < C)[None, :]
     at = offsets(m, c, C, P)
-    M, chunk_size = scalar(N * P, ACC), scalar(N, INDEX) * P * C
-    step, keep = scalar(momentum, ACC), scalar(1 - momentum, ACC)
+    M, chunk_size = scalar(N * P, tl.float64), scalar(N, INDEX) * P * C
     slope = scalar(slope, ACC)
     for split in range(splits):
         x_tile = load(x, split * chunk_size + at, exists, ACC)
         u = activate(x_tile, slope, ACTIVATION) if ACT_NORM else x_tile
         mean, squares = moments(u, exists, M)
-        rstd, scale, shift = normalisation(mean, divide(squares, M), weight, bias, c, C, eps)
+        rstd, scale, shift = normalisation(mean, squares / M, weight, bias, c, C, eps, ACC)
         y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
         tl.store(y + (split * chunk_size + at), y_tile, mask=exists)
-        store_stats(stats + split * 4 * C, c, C, mean, rstd, scale, shift)
-        follow(running_mean, mean, c, C, step, keep)
-        follow(running_var, divide(squares, M - 1), c, C, step, keep)
+        store_stats(stats + split * 4 * C, c, C, mean.to(ACC), rstd, scale, shift)
+        follow(running_mean, mean, c, C, momentum)
+        follow(running_var, squares / (M - 1), c, C, momentum)
     if num_batches_tracked is not None:
         if tl.program_id(0) == 0:
             tl.store(num_batches_tracked, tl.load(num_batches_tracked) + splits)
@@ -154,6 +149,7 @@ def train_on_chip(
 @triton.jit
 def train_partial(
     x, num_batches_tracked, partial, N, C, splits, parts, tiles, slope: tl.float64,
+    ACC: tl.constexpr,
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -162,7 +158,6 @@ def train_partial(
     Each lane sums about the first tile's mean. If that lies far from the others', it adds to the
     part's variance too: cancellation loses a factor of at most the number of tiles.
     """
-    ACC: tl.constexpr = partial.dtype.element_ty
     block, split, part = tl.program_id(0) // splits, tl.program_id(0) % splits, tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
     base = split * (scalar(N, INDEX) * P * C)
@@ -172,7 +167,7 @@ def train_partial(
     exists = (first + tl.arange(0, BLOCK_M) < M)[:, None] & (c < C)[None, :]
     u = load(x, base + offsets(first + tl.arange(0, BLOCK_M), c, C, P), exists, ACC)
     u = activate(u, slope, ACTIVATION) if ACT_NORM else u
-    center = divide(tl.sum(u, axis=0), scalar(tl.minimum(M - first, BLOCK_M), ACC))
+    center = tl.sum(u, axis=0) / scalar(tl.minimum(M - first, BLOCK_M), ACC)
     center = tl.where(center - center == 0, center, 0.0)  # else infinite sums become NaN
     sums = tl.zeros((BLOCK_M, BLOCK_C), ACC)
     squares = tl.zeros((BLOCK_M, BLOCK_C), ACC)
@@ -184,12 +179,12 @@ def train_partial(
         d = tl.where(exists, u - center[None, :], 0.0)
         sums += d
         squares += d * d
-    count = scalar(tl.minimum(M - first, tiles * BLOCK_M), ACC)
-    total = tl.sum(sums, axis=0)
-    deviation = divide(total, count)
+    count = scalar(tl.minimum(M - first, tiles * BLOCK_M), tl.float64)
+    total = tl.sum(sums, axis=0).to(tl.float64)
+    squared = tl.sum(squares, axis=0).to(tl.float64) - total * total / count
     out = partial + (split * parts + part) * 2 * C + c
-    tl.store(out, center + deviation, mask=c < C)
-    tl.store(out + C, tl.sum(squares, axis=0) - total * deviation, mask=c < C)
+    tl.store(out, center + total / count, mask=c < C)
+    tl.store(out + C, tl.where(squared < 0, 0.0, squared), mask=c < C)
     if num_batches_tracked is not None:
         if (tl.program_id(0) == 0) & (part == 0):
             tl.store(num_batches_tracked, tl.load(num_batches_tracked) + splits)
@@ -201,18 +196,15 @@ def merged(
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Merge the parts of a chunk (Chan, Golub and LeVeque 1979), in an order that is always one."""
-    ACC: tl.constexpr = partial.dtype.element_ty
     part = tl.arange(0, BLOCK_S)
     exists = (part < parts)[:, None] & (c < C)[None, :]
     at = (split * parts + part)[:, None] * 2 * C + c[None, :]
     count = tl.minimum(M - part.to(M.dtype) * tiles * BLOCK_M, tiles * BLOCK_M)
-    weights = tl.where(part < parts, count, 0).to(ACC)[:, None]
-    M = scalar(M, ACC)
-    means, squares = load(partial, at, exists, ACC), load(partial, at + C, exists, ACC)
-    mean = divide(tl.sum(means * weights, axis=0), M)
+    weights = tl.where(part < parts, count, 0).to(tl.float64)[:, None]
+    means, squares = load(partial, at, exists, tl.float64), load(partial, at + C, exists, tl.float64)
+    mean = tl.sum(means * weights, axis=0) / scalar(M, tl.float64)
     d = means - mean[None, :]
-    squares = tl.sum(squares + d * d * weights, axis=0)
-    return corrected(mean, tl.sum(d * weights, axis=0), squares, M)
+    return mean, tl.sum(squares + d * d * weights, axis=0)
 
 
 @triton.jit
@@ -230,22 +222,20 @@ def train_apply(
     c = channels(block, BLOCK_C, INDEX)
     M = scalar(N, INDEX) * P
     mean, squares = merged(partial, split, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
-    var = divide(squares, scalar(M, ACC))
-    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps)
+    var = squares / scalar(M, tl.float64)
+    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
     if part == 0:
-        store_stats(stats + split * 4 * C, c, C, mean, rstd, scale, shift)
+        store_stats(stats + split * 4 * C, c, C, mean.to(ACC), rstd, scale, shift)
         if split == 0:
             for k in range(splits):
                 mean, squares = merged(partial, k, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
                 if CUMULATIVE:  # train_partial has counted these chunks already
                     count = tl.load(num_batches_tracked) - splits + k + 1
-                    step = divide(scalar(1.0, tl.float64), count.to(tl.float64))
+                    step = 1.0 / count.to(tl.float64)
                 else:
                     step = scalar(momentum, tl.float64)
-                keep = (1 - step).to(ACC)
-                follow(running_mean, mean, c, C, step.to(ACC), keep)
-                unbiased = divide(squares, scalar(M - 1, ACC))
-                follow(running_var, unbiased, c, C, step.to(ACC), keep)
+                follow(running_mean, mean, c, C, step)
+                follow(running_var, squares / scalar(M - 1, tl.float64), c, C, step)
     normalise_part(
         x, y, scale, shift, split, part, c, N, C, tiles, slope,
         P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
@@ -282,11 +272,11 @@ def evaluate(
     """One program: y of BLOCK_C channels in one part of the batch, from running statistics."""
     ACC: tl.constexpr = stats.dtype.element_ty
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
-    mean = load_vector(running_mean, c, C, ACC, 0.0)
-    var = load_vector(running_var, c, C, ACC, 1.0)
-    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps)
+    mean = load_vector(running_mean, c, C, tl.float64, 0.0)
+    var = load_vector(running_var, c, C, tl.float64, 1.0)
+    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
     if tl.program_id(1) == 0:
-        store_stats(stats, c, C, mean, rstd, scale, shift)
+        store_stats(stats, c, C, mean.to(ACC), rstd, scale, shift)
     normalise_part(
         x, y, scale, shift, 0, tl.program_id(1), c, N, C, tiles, slope,
         P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
