@@ -63,7 +63,10 @@ def load_vector(pointer, c, C, ACC: tl.constexpr, OTHERWISE: tl.constexpr):
     if pointer is None:
         return tl.full(c.shape, OTHERWISE, ACC)
     else:
-        return tl.load(pointer + c, mask=c < C, other=0.0).to(ACC)
+        values = tl.load(pointer + c, mask=c < C, other=0.0)
+        if values.dtype != tl.float64:
+            values = values.to(tl.float32)  # between bfloat16 and double there is no conversion
+        return values.to(ACC)
 
 
 @triton.jit
@@ -113,6 +116,8 @@ def follow(running, batch, c, C, step):
     """Move a running statistic towards a batch's; in memory it is rounded to its own dtype."""
     if running is not None:
         new = (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch
+        if running.dtype.element_ty != tl.float64:
+            new = new.to(tl.float32)
         tl.store(running + c, new.to(running.dtype.element_ty), mask=c < C)
 
 

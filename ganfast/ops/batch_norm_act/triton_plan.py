@@ -44,6 +44,9 @@ MULTIPROCESSORS = 132
 SECTOR_BYTES = 32
 """What memory gives at the least: narrower rows of a channels-last tile waste the rest."""
 
+MERGED = 2048
+"""How many numbers of each kind a program merges at most, in registers."""
+
 MERGED_SHARE = 8
 """How many values of a part there are at least for each part: every program merges all of them."""
 
@@ -91,7 +94,7 @@ def plan(op: str, itemsize: int, N: int, C: int, P: int) -> Plan:
     tiles = triton.cdiv(N * P, block_m)
     most = min(row.parts, tiles)
     if op != "evaluate":
-        most = min(most, 1 + math.isqrt(N * P // MERGED_SHARE))
+        most = min(most, MERGED // block_c, 1 + math.isqrt(N * P // MERGED_SHARE))
     parts = max(1, min(most, triton.cdiv(row.programs, triton.cdiv(C, block_c))))
     tiles_of_part = triton.cdiv(tiles, parts)
     parts = triton.cdiv(tiles, tiles_of_part)
