@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
+import interpreter
 import pytest
 import torch
 
@@ -36,29 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if INTERPRETED:  # it computes with numpy, which warns of every NaN and infinity
         config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")
-        call_kernels_quickly()
-
-
-def call_kernels_quickly() -> None:
-    """Keep the interpreter from preparing a module again at each call between kernels.
-
-    The launch has prepared triton.language, and what is prepared inside of it stays; preparing takes
-    half of all time.
-    """
-    from triton.runtime import interpreter
-
-    prepared = set()
-
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.fn.__module__ not in prepared:
-            interpreter._patch_lang(self.fn)
-            prepared.add(self.fn.__module__)
-        return self.rewrite()(*args, **kwargs)
-
-    interpreter.InterpretedFunction.__call__ = call
+        interpreter.prepare()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if INTERPRETED:
+        items[:] = [item for item in items if not interpreter.is_too_slow(item.name)]
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:

@@ -94,7 +94,7 @@ def plan(op: str, itemsize: int, N: int, C: int, P: int) -> Plan:
     tiles = triton.cdiv(N * P, block_m)
     most = min(row.parts, tiles)
     if op != "evaluate":
-        most = min(most, MERGED // block_c, 1 + math.isqrt(N * P // MERGED_SHARE))
+        most = min(most, MERGED // block_c, 1 + int(math.sqrt(N * P / MERGED_SHARE)))
     parts = max(1, min(most, triton.cdiv(row.programs, triton.cdiv(C, block_c))))
     tiles_of_part = triton.cdiv(tiles, parts)
     parts = triton.cdiv(tiles, tiles_of_part)
