@@ -141,7 +141,9 @@ def test_triton_fills_cuda_where_the_extension_does_not():
     for op in OPS:
         if op in _library.filled_by_triton:
             assert f"{op:39}cuda  triton" in said
-    code = "import ganfast; print(ganfast.backend.available('cuda'), ganfast.backend.explain('cuda'))"
+    code = (
+        "import ganfast; print(ganfast.backend.available('cuda'), ganfast.backend.explain('cuda'))"
+    )
     alone = python(code, GANFAST_NATIVE="0")
     assert alone.startswith("('triton', 'eager')")
     assert alone.count("cuda  triton") == len(_library.triton_kernels)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import INTERPRETED, missing
+from conftest import INTERPRETED
 
 from ganfast.ops import _triton
 
@@ -79,7 +79,9 @@ def check_resources(code, capability, tmp_path):
     said = subprocess.run([CUOBJDUMP, "-res-usage", cubin], capture_output=True, text=True).stdout
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", said).groups())
     name, warps = code.metadata.name, code.metadata.num_warps
-    print(f"{name:28} {warps:2} warps {registers:3} registers {code.metadata.shared:6} bytes shared")
+    print(
+        f"{name:28} {warps:2} warps {registers:3} registers {code.metadata.shared:6} bytes shared"
+    )
     assert stack == 0, f"{name} spills registers"
     assert registers * 32 * warps <= 65536
 

@@ -26,7 +26,9 @@ def why_not(device: str) -> str:
     return "" if torch.version.cuda else f"torch {torch.__version__} is a build without CUDA"
 
 
-def launch(kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any) -> None:
+def launch(
+    kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any
+) -> None:
     """Launch a kernel on the device of a tensor."""
     # Without fusion kernels compute what they say, here and in the interpreter: a multiplication
     # and an addition are rounded once only where they are written as tl.fma.

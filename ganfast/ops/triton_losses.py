@@ -20,7 +20,6 @@ from ganfast.ops.triton_math import (
     log_of,
 )
 
-
 SCORES_PER_BLOCK = 1024
 BLOCKS_IN_ONE_PROGRAM = 8
 MOST_PARTS = 256

@@ -38,7 +38,7 @@ class _Call(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        return triton.cdiv(self.C, self.plan.block_c)
+        return -(-self.C // self.plan.block_c)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -195,9 +195,10 @@ def backward(
     memory_format, splits, C = suggest_memory_format(x), stats.shape[0], x.shape[1]
     dx = torch.empty_like(x, memory_format=memory_format) if need_dx else None
     dweight, dbias = (stats.new_empty(C) if need_affine else None for _ in range(2))
-    results = tuple(
-        like.new_empty(0) if result is None else result
-        for result, like in ((dx, x), (dweight, stats), (dbias, stats))
+    results = (
+        x.new_empty(0) if dx is None else dx,
+        stats.new_empty(0) if dweight is None else dweight,
+        stats.new_empty(0) if dbias is None else dbias,
     )
     if x.numel() == 0:
         return results[0], results[1].zero_(), results[2].zero_()

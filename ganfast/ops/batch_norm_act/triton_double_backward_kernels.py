@@ -110,7 +110,8 @@ def double_backward_on_chip(
             ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
         share, dg_d, dg_1, du_v, du_d, du_1 = factors(
-            total(v, P), total(g, P), total(v * d, P), total(g * d, P), total(v * g, P), ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
+            total(v, P), total(g, P), total(v * d, P), total(g * d, P), total(v * g, P),
+            ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
         )  # fmt: skip
         of_weight += share
         store_tile(

@@ -206,7 +206,10 @@ def merged(
     at = (split * parts + part)[:, None] * 2 * C + c[None, :]
     count = tl.minimum(M - part.to(M.dtype) * tiles * BLOCK_M, tiles * BLOCK_M)
     weights = tl.where(part < parts, count, 0).to(tl.float64)[:, None]
-    means, squares = load(partial, at, exists, tl.float64), load(partial, at + C, exists, tl.float64)
+    means, squares = (
+        load(partial, at, exists, tl.float64),
+        load(partial, at + C, exists, tl.float64),
+    )
     mean = tl.sum(means * weights, axis=0) / scalar(M, tl.float64)
     d = means - mean[None, :]
     return mean, tl.sum(squares + d * d * weights, axis=0)

@@ -1,4 +1,4 @@
-"""How the Triton kernels of ``batch_norm_act`` cut up a tensor: the table, and what follows from it.
+"""How the Triton kernels of ``batch_norm_act`` cut up a tensor: a table, and what follows.
 
 Nothing is tuned while a model runs.
 """
@@ -86,7 +86,7 @@ def plan(op: str, itemsize: int, N: int, C: int, P: int) -> Plan:
     narrow = 1 if P > 1 else min(channels, sector)
     if values * narrow <= on_chip:
         wide = narrow if P > 1 else min(channels, 2 * sector)
-        fits = values * wide <= on_chip and C >= wide * MULTIPROCESSORS
+        fits = values * wide <= on_chip and wide * MULTIPROCESSORS <= C
         block_c = wide if fits else narrow
         return Plan(True, values, block_c, _warps(values * block_c, per_lane), 1, 1)
     block_c = 1 if P > 1 else min(channels, 2 * sector)
@@ -102,4 +102,5 @@ def plan(op: str, itemsize: int, N: int, C: int, P: int) -> Plan:
 
 
 def _warps(values: int, per_lane: int) -> int:
-    return max(1, min(32, triton.next_power_of_2(values // (32 * per_lane))))
+    warps: int = triton.next_power_of_2(values // (32 * per_lane))
+    return max(1, min(32, warps))

@@ -48,7 +48,7 @@ def sums(
     x, target, label: tl.float64, weight, pos_weight, y, n, tiles, divisor, LAST: tl.constexpr,
     KIND: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: the sum of the losses of ``tiles`` blocks; over ``divisor``, if it is the last."""
+    """One program: the sum of the losses of some blocks; over ``divisor``, if it is the LAST."""
     first = tl.program_id(0).to(INDEX) * tiles * BLOCK
     lanes = tl.zeros((BLOCK,), ACC)
     for k in range(tiles):

@@ -76,7 +76,9 @@ def forward_partial(
     part, of_fake = tl.program_id(0), tl.program_id(1)
     out = partial + (of_fake * tl.num_programs(0) + part) * 2
     if of_fake == 0:
-        losses, scores = sums_of(real, n_real, real_label, part, real_tiles, KIND, ACC, INDEX, BLOCK)
+        losses, scores = sums_of(
+            real, n_real, real_label, part, real_tiles, KIND, ACC, INDEX, BLOCK
+        )
         tl.store(out, losses)
         tl.store(out + 1, scores)
     else:
