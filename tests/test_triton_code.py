@@ -82,7 +82,8 @@ def check_resources(code, capability, tmp_path):
     print(
         f"{name:28} {warps:2} warps {registers:3} registers {code.metadata.shared:6} bytes shared"
     )
-    assert stack == 0, f"{name} spills registers"
+    # The slow path of a division of doubles, a function of its own, keeps one number in memory.
+    assert stack <= 8, f"{name} spills registers"
     assert registers * 32 * warps <= 65536
 
 
