@@ -11,6 +11,7 @@ from ganfast.ops.batch_norm_act.triton_kernels import (
     channels,
     gate,
     load,
+    load_last,
     load_vector,
     offsets,
 )
@@ -178,8 +179,8 @@ def backward_apply(
             m = first + (tiles - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)
             exists = (m < N * P)[:, None] & (c < C)[None, :]
             at = base + offsets(m, c, C, P)
-            x_tile = load(x, at, exists, ACC, "evict_first")
-            dy_tile = load(dy, at, exists, ACC, "evict_first")
+            x_tile = load_last(x, at, exists, ACC)
+            dy_tile = load_last(dy, at, exists, ACC)
             d, g = backward_terms(x_tile, dy_tile, mean, scale, shift, slope, ACTIVATION, ACT_NORM)
             dx_tile = backward_tile(
                 x_tile, d, g, sum_g, sum_gd, rstd, scale, M, slope, TRAINING, ACTIVATION, ACT_NORM

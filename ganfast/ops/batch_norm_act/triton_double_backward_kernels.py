@@ -26,16 +26,16 @@ from ganfast.ops.triton_math import scalar
 @triton.jit
 def load_terms(
     ddx, dy, x, at, exists, mean, scale, shift, slope,
-    ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, EVICT: tl.constexpr = "",
+    ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr,
 ):  # fmt: skip
     """Load a tile; return x, d, g and v."""
     ACC: tl.constexpr = mean.dtype
-    x_tile, dy_tile = load(x, at, exists, ACC, EVICT), load(dy, at, exists, ACC, EVICT)
+    x_tile, dy_tile = load(x, at, exists, ACC), load(dy, at, exists, ACC)
     d, g = backward_terms(x_tile, dy_tile, mean, scale, shift, slope, ACTIVATION, ACT_NORM)
     if ddx is None:
         v = tl.zeros_like(x_tile)
     else:
-        v = load(ddx, at, exists, ACC, EVICT)
+        v = load(ddx, at, exists, ACC)
         if ACT_NORM:
             v = gate(v, x_tile, slope, ACTIVATION)
     return x_tile, d, g, v
@@ -210,7 +210,7 @@ def double_backward_apply(
         exists = (m < N * P)[:, None] & (c < C)[None, :]
         at = base + offsets(m, c, C, P)
         x_tile, d, g, v = load_terms(
-            ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM, "evict_first"
+            ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
         store_tile(
             d_dy, d_x, at, exists, x_tile, d, g, v, scale, shift, dg_d, dg_1, du_v, du_d, du_1,

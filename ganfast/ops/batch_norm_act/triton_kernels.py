@@ -52,9 +52,15 @@ def offsets(m, c, C, P: tl.constexpr):
 
 
 @triton.jit
-def load(pointer, at, exists, ACC: tl.constexpr, EVICT: tl.constexpr = ""):
+def load(pointer, at, exists, ACC: tl.constexpr):
     """Load a tile, 0 where it has no element."""
-    return tl.load(pointer + at, mask=exists, other=0.0, eviction_policy=EVICT).to(ACC)
+    return tl.load(pointer + at, mask=exists, other=0.0).to(ACC)
+
+
+@triton.jit
+def load_last(pointer, at, exists, ACC: tl.constexpr):
+    """Load a tile for the last time."""
+    return tl.load(pointer + at, mask=exists, other=0.0, eviction_policy="evict_first").to(ACC)
 
 
 @triton.jit
@@ -265,7 +271,7 @@ def normalise_part(
         m = first + (tiles - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)
         exists = (m < N * P)[:, None] & (c < C)[None, :]
         at = base + offsets(m, c, C, P)
-        x_tile = load(x, at, exists, ACC, "evict_first")
+        x_tile = load_last(x, at, exists, ACC)
         y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
         tl.store(y + at, y_tile, mask=exists, eviction_policy="evict_first")
 
