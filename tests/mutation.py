@@ -114,7 +114,7 @@ factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<
 csrc/gan_loss/cpu.cpp: gan_loss
 factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
-ganfast/ops/batch_norm_act/triton_kernels.py: triton batch_norm_act
+ganfast/ops/batch_norm_act/triton_kernels.py: batch_norm_act triton_forms
 eps | rstd = 1.0 / tl.sqrt(var + eps) | rstd = 1.0 / tl.sqrt(var + 2 * eps)
 momentum | (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch | step * load_vector(running, c, C, tl.float64, 0.0) + (1.0 - step) * batch
 momentum None | tl.load(num_batches_tracked) - splits + k + 1 | tl.load(num_batches_tracked) - splits + k + 2
@@ -133,14 +133,14 @@ weights of parts | weights = tl.where(part < parts, count, 0) | weights = tl.whe
 splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
 count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit\ndef train_partial
 missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
-ganfast/ops/batch_norm_act/triton_backward_kernels.py: triton batch_norm_act
+ganfast/ops/batch_norm_act/triton_backward_kernels.py: batch_norm_act triton_forms
 mask of backward | z = tl.fma(x, scale[None, :], shift[None, :]) | z = x * scale[None, :]
 mean of dx | -scale * (sum_g / M) | 0 * (sum_g / M)
 projection of dx | -scale * (rstd * rstd * sum_gd / M) | -scale * (rstd * sum_gd / M)
 gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope, ACTIVATION)
 splits in dbias | of_bias += sum_g | of_bias = sum_g
 parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
-ganfast/ops/batch_norm_act/triton_double_backward_kernels.py: triton
+ganfast/ops/batch_norm_act/triton_double_backward_kernels.py: triton_forms
 mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
 last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
 ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero
@@ -278,7 +278,7 @@ def copy_repository(copy: Path) -> None:
 
 def red_test(copy: Path, backend: str, ops: str) -> str:
     """Run the tests of some ops until one fails; return what caught the mutation, or ""."""
-    chosen = {"eager": "not native", "native": "not eager", "triton": "triton and not pass_their"}
+    chosen = {"eager": "not native", "native": "not eager", "triton": "triton"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-k", chosen[backend]]
     command += [f"tests/test_{op}.py" for op in ops.split()]
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
