@@ -1,18 +1,20 @@
 """Which kernels serve the ops, and how to choose others.
 
 The choice is the dispatcher's: a backend is a set of kernels registered at a device's key. This
-module shows the choice and can put the eager kernels in front of the others.
+module shows the choice and can put one backend's kernels in front of the others.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch.library import Library
 
-from ganfast.ops import _library, _native
+from ganfast.ops import _library, _native, _triton
 
 __all__ = ["BackendChoice", "available", "describe_extension", "explain", "use"]
 
@@ -30,17 +32,21 @@ def available(device: str | torch.device = "cpu") -> tuple[str, ...]:
         >>> "eager" in available("cpu")
         True
     """
-    key = _DISPATCH_KEYS.get(torch.device(device).type)
-    names = []
-    if key is not None and any(_has_kernel(name, key) for name in _library.eager_kernels):
-        names.append("native")
-    return (*names, "eager")
+    kind = torch.device(device).type
+    names = ["eager"]
+    if not _triton.why_not(kind):
+        names.insert(0, "triton")
+    if any(_own_kernel(op, kind) == "native" for op in _library.eager_kernels):
+        names.insert(0, "native")
+    return tuple(names)
 
 
 class BackendChoice:
     """A choice made with :func:`use`; as a context manager it ends with the block."""
 
-    def __init__(self, override: Library | None) -> None:
+    def __init__(self, name: str, override: Library | None, served: frozenset[tuple[str, str]]):
+        self.name = name
+        self.served = served
         self._override = override
 
     def __enter__(self) -> BackendChoice:
@@ -70,7 +76,8 @@ def use(name: str) -> BackendChoice:
     """Serve every op with the kernels of one backend, from now on or in a ``with`` block.
 
     Args:
-        name: "native" (the fastest that is there, which is also the default) or "eager" (torch's
+        name: "native" (the fastest that is there, which is also the default), "triton" (on NVIDIA
+            GPUs; on the CPU in Triton's interpreter, with TRITON_INTERPRET=1) or "eager" (torch's
             own operations, on every device).
 
     Raises:
@@ -84,26 +91,37 @@ def use(name: str) -> BackendChoice:
     """
     if name not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
-    if name == "triton":
-        raise RuntimeError("backend 'triton' has no kernels in this version of ganfast")
-    if name == "native" and not _native.is_loaded():
-        raise RuntimeError(
-            f"backend 'native' is not available: {_native.part('cpu').reason}. "
-            f"Build it with: {_native.rebuild_command()}"
-        )
     if name == "native":
+        if not _native.is_loaded():
+            raise RuntimeError(
+                f"backend 'native' is not available: {_native.part('cpu').reason}. "
+                f"Build it with: {_native.rebuild_command()}"
+            )
         for choice in reversed(_choices.copy()):
             choice.undo()
-        return BackendChoice(None)
+        return BackendChoice(name, None, frozenset())
+    kernels, devices = _library.eager_kernels, list(_DISPATCH_KEYS)
+    if name == "triton":
+        kernels = _library.triton_kernels
+        devices = [device for device in devices if not _triton.why_not(device)]
+        if not devices:
+            raise RuntimeError(f"backend 'triton' is not available: {_triton.why_not('cuda')}")
+    choice = _put_in_front(name, kernels, devices)
+    _choices.append(choice)
+    return choice
+
+
+def _put_in_front(
+    name: str, kernels: dict[str, Callable[..., Any]], devices: list[str]
+) -> BackendChoice:
     override = Library(_library.NAMESPACE, "IMPL")
     with warnings.catch_warnings():  # torch before 2.15 or so warns in spite of allow_override
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
-        for op, kernel in _library.eager_kernels.items():
-            for key in _DISPATCH_KEYS.values():
-                override.impl(op, kernel, key, allow_override=True)
-    choice = BackendChoice(override)
-    _choices.append(choice)
-    return choice
+        for op, kernel in kernels.items():
+            for device in devices:
+                override.impl(op, kernel, _DISPATCH_KEYS[device], allow_override=True)
+    served = frozenset((op, device) for op in kernels for device in devices)
+    return BackendChoice(name, override, served)
 
 
 def explain(device: str | torch.device | None = None) -> str:
@@ -128,9 +146,9 @@ def explain(device: str | torch.device | None = None) -> str:
     for op in _library.eager_kernels:
         lines += [f"{op:39}{kind:6}{_serving(op, kind)}" for kind in devices]
     for kind in devices:
-        reason = _why_not_native(kind)
-        if reason:
-            lines.append(f"{kind}: native kernels are not used: {reason}")
+        for name, reason in (("native", _why_not_native(kind)), ("triton", _why_not_triton(kind))):
+            if reason:
+                lines.append(f"{kind}: {name} kernels are not used: {reason}")
     return "\n".join(lines)
 
 
@@ -152,13 +170,23 @@ def describe_extension() -> list[str]:
 
 
 def _serving(op: str, device: str) -> str:
+    for choice in reversed(_choices):
+        if (op, device) in choice.served:
+            return choice.name
+    return _own_kernel(op, device)
+
+
+def _own_kernel(op: str, device: str) -> str:
+    """Return the backend that serves an op where nobody has chosen."""
+    if device == "cuda" and op in _library.filled_by_triton:
+        return "triton"
     key = _DISPATCH_KEYS.get(device)
-    return "native" if not _choices and key is not None and _has_kernel(op, key) else "eager"
+    return "native" if key is not None and op in _native_kernels[key] else "eager"
 
 
 def _why_not_native(device: str) -> str:
     if _choices:
-        return "ganfast.backend.use('eager') is in force"
+        return f"ganfast.backend.use({_choices[-1].name!r}) is in force"
     if device not in _DISPATCH_KEYS:
         return f"there are none for the device type {device!r}"
     part = _native.part(device)
@@ -169,6 +197,16 @@ def _why_not_native(device: str) -> str:
     return ""
 
 
-def _has_kernel(op: str, key: str) -> bool:
-    found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(f"{_library.NAMESPACE}::{op}", key)
-    return found
+def _why_not_triton(device: str) -> str:
+    """Return why Triton does not serve a GPU, or "" where it does or something faster does."""
+    if device != "cuda" or "native" in available(device):
+        return ""
+    if _choices:
+        return "" if _choices[-1].name == "triton" else _why_not_native(device)
+    return _triton.why_not(device)
+
+
+_native_kernels = {
+    key: {op for op in _library.eager_kernels if _library.has_kernel(op, key)}
+    for key in _DISPATCH_KEYS.values()
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import interpreter
 import pytest
 import torch
 
@@ -14,6 +15,11 @@ REQUIRED = set(filter(None, os.environ.get("GANFAST_REQUIRE", "").split(",")))
 """Backends whose absence is a failure instead of a skip: native, cuda, triton."""
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() or "cuda" in REQUIRED else [])
+
+INTERPRETED = "triton" in ganfast.backend.available("cpu")
+"""Whether Triton's kernels run on the CPU, in its interpreter: where TRITON_INTERPRET=1 is set."""
+
+BACKENDS = ["eager", "native"] + (["triton"] if INTERPRETED or "cuda" in DEVICES else [])
 
 
 def missing(name: str, reason: str) -> None:
@@ -27,7 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if INTERPRETED:  # it computes with numpy, which warns of every NaN and infinity
+        config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")
+        interpreter.prepare()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if INTERPRETED:
+        items[:] = [item for item in items if not interpreter.is_too_slow(item.name)]
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -46,8 +60,10 @@ def device(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["eager", "native"])
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, device: str) -> Iterator[str]:
+    if request.param == "triton" and device == "cpu" and not INTERPRETED:
+        pytest.skip("Triton's kernels run on the CPU with TRITON_INTERPRET=1 only")
     if request.param not in ganfast.backend.available(device):
         missing(request.param, ganfast.backend.explain(device))
     with ganfast.backend.use(request.param):

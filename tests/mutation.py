@@ -14,6 +14,7 @@ code is 1 where a mutation survives its tests.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ TIME_LIMIT = 600  # seconds, for one run of the tests; a mutated loop may not en
 USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
 
 # A file and the tests of it, then its mutations: name | old text, which must occur once | new text.
-TABLE = """
+TABLE = r"""
 ganfast/activation.py: batch_norm_act
 slope | torch.nn.functional.leaky_relu, | lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
 NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
@@ -131,6 +132,55 @@ factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0]
 csrc/gan_loss/cpu.cpp: gan_loss
 factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
+ganfast/ops/batch_norm_act/triton_kernels.py: batch_norm_act triton_forms
+eps | rstd = 1.0 / tl.sqrt(var + eps) | rstd = 1.0 / tl.sqrt(var + 2 * eps)
+momentum | (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch | step * load_vector(running, c, C, tl.float64, 0.0) + (1.0 - step) * batch
+momentum None | tl.load(num_batches_tracked) - splits + k + 1 | tl.load(num_batches_tracked) - splits + k + 2
+M/(M-1) | follow(running_var, squares / (M - 1), c | follow(running_var, squares / M, c
+M/(M-1) of parts | squares / scalar(M - 1, tl.float64) | squares / scalar(M, tl.float64)
+slope | return tl.where(z > 0, z, z * slope) | return tl.where(z > 0, z, z * slope * 1.01)
+mask at zero, relu | return tl.where(z <= 0, 0.0, dy) | return tl.where(z < 0, 0.0, dy)
+mask at zero, leaky_relu | return tl.where(z > 0, dy, dy * slope) | return tl.where(z >= 0, dy, dy * slope)
+NaN through relu | return tl.where(z < 0, 0.0, z) | return tl.where(z > 0, z, 0.0)
+what rounding left over | mean + rest / M, mean) | mean, mean)
+infinite mean | mean = tl.where(rest == rest, mean + rest / M, mean) | mean = mean + rest / M
+deviation beyond the end | d = tl.where(exists, u - mean[None, :], 0.0) | d = u - mean[None, :]
+deviation beyond the end of parts | d = tl.where(exists, u - center[None, :], 0.0) | d = u - center[None, :]
+merge of parts | tl.sum(squares + d * d * weights, axis=0) | tl.sum(squares, axis=0)
+weights of parts | weights = tl.where(part < parts, count, 0) | weights = tl.where(part < parts, tiles * BLOCK_M, 0)
+splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
+count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit\ndef train_partial
+missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
+ganfast/ops/batch_norm_act/triton_backward_kernels.py: batch_norm_act triton_forms
+mask of backward | z = tl.fma(x, scale[None, :], shift[None, :]) | z = x * scale[None, :]
+mean of dx | -scale * (sum_g / M) | 0 * (sum_g / M)
+projection of dx | -scale * (rstd * rstd * sum_gd / M) | -scale * (rstd * sum_gd / M)
+gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope, ACTIVATION)
+splits in dbias | of_bias += sum_g | of_bias = sum_g
+parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
+ganfast/ops/batch_norm_act/triton_double_backward_kernels.py: triton_forms
+mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
+last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
+ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero
+gate of act_norm | v = gate(v, x_tile, slope, ACTIVATION) | v = v
+ganfast/ops/triton_losses.py: binary_cross_entropy gan_loss
+log clamp | at_least(log_of(x), -100.0) | at_least(log_of(x), -99.0)
+pos_weight | ((p - 1.0) * t + 1.0) | (p + 0.0 * t)
+hinge corner | 1.0 - t * x <= 0, | 1.0 - t * x < 0,
+score | return sigmoid(x)\n    else | return x\n    else
+ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
+coefficient of exp | 0.1666657703 | 0.1666
+log of a subnormal | -23.0 | -22.0
+rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
+ganfast/ops/binary_cross_entropy/triton_kernels.py: binary_cross_entropy
+missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
+weight | return y * load_or(weight | return y + 0 * load_or(weight
+factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
+parts of the sum | mask=part < parts, other=0.0), axis=0) | mask=part < parts - 1, other=0.0), axis=0)
+ganfast/ops/gan_loss/triton_kernels.py: gan_loss
+label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
+factor 1/n | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
+parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
 """  # noqa: E501
 
 
@@ -153,7 +203,8 @@ def mutations() -> list[Mutation]:
             file, ops = line.split(": ")
             continue
         backend = "cuda" if ops == "cuda" else "native" if file.startswith("csrc/") else "eager"
-        m = Mutation(file, ops, backend, *line.split(" | "))
+        backend = "triton" if "triton" in file else backend
+        m = Mutation(file, ops, backend, *line.replace("\\n", "\n").split(" | "))
         count = (ROOT / file).read_text().count(m.old)
         if count != 1:
             sys.exit(f"{file}: {m.name}: the old text occurs {count} times, not once: {m.old}")
@@ -195,15 +246,18 @@ def _halve(file: Path) -> None:
 
 def red_test(copy: Path, backend: str, ops: str) -> str:
     """Run the tests of some ops until one fails; return what caught the mutation, or ""."""
+    chosen = {"eager": "not native", "native": "not eager", "triton": "triton"}
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no"]
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
     if backend == "cuda":  # these tests build the emulated kernels themselves
         command += ["-k", "test_every_form and forwards", "tests/test_cuda_kernels.py"]
     else:
-        other = "eager" if backend == "native" else "native"
-        command += ["-k", f"not {other}", *(f"tests/test_{op}.py" for op in ops.split())]
-    environment |= {"GANFAST_CPU_CAPABILITY": USED}
+        command += ["-k", chosen[backend], *(f"tests/test_{op}.py" for op in ops.split())]
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
+    environment |= {
+        "GANFAST_CPU_CAPABILITY": USED,
+        "TRITON_INTERPRET": str(int(backend == "triton")),
+    }
     try:
         result = _run(command, cwd=copy, env=environment, timeout=TIME_LIMIT)
     except subprocess.TimeoutExpired:
@@ -247,7 +301,9 @@ def main() -> int:
     names = {m.name for m in table}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="see --list")
-    parser.add_argument("--backend", choices=["eager", "native", "cuda"], help="default: all")
+    parser.add_argument(
+        "--backend", choices=["eager", "native", "cuda", "triton"], help="default: all"
+    )
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     args = parser.parse_args()
     chosen = [m for m in table if m.backend in (args.backend or m.backend)]
@@ -258,7 +314,10 @@ def main() -> int:
         return 0
     if args.backend is None and shutil.which(os.environ.get("CXX", "c++")) is None:
         print("native, cuda: left out, there is no C++ compiler")
-        chosen = [m for m in chosen if m.backend == "eager"]
+        chosen = [m for m in chosen if m.backend not in ("native", "cuda")]
+    if args.backend is None and importlib.util.find_spec("triton") is None:
+        print("triton: left out, it is not installed")
+        chosen = [m for m in chosen if m.backend != "triton"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ganfast-mutation-") as folder:
         survivors = run(chosen, Path(folder).resolve())

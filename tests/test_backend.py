@@ -12,7 +12,7 @@ from conftest import missing
 
 from ganfast import backend
 from ganfast.nn import BatchNorm2d
-from ganfast.ops import _library, _native
+from ganfast.ops import _library, _native, _triton
 
 OPS = list(_library.eager_kernels)
 
@@ -56,7 +56,7 @@ def test_use_changes_who_serves_and_ends_with_the_block():
         missing("native", backend.explain("cpu"))
     before = backend.explain("cpu")
     # Gradients of targets, which hardly anybody asks for, are eager everywhere.
-    assert before.count("native") == len(OPS) - 1
+    assert before.count("  native") == len(OPS) - 1
     with backend.use("eager"):
         inside = backend.explain("cpu")
         assert inside.count("eager") >= len(OPS)
@@ -84,8 +84,70 @@ def test_use_without_a_block_lasts_until_native_is_asked_for():
 def test_requests_that_cannot_be_met_raise():
     with pytest.raises(ValueError, match="got 'cudnn'"):
         backend.use("cudnn")
-    with pytest.raises(RuntimeError, match="triton"):
-        backend.use("triton")
+
+
+def test_triton_without_a_gpu_says_what_it_needs():
+    refused = python(
+        "import torch; torch.version.cuda = None; import ganfast\n"
+        "try: ganfast.backend.use('triton')\n"
+        "except RuntimeError as error: print(error)\n"
+        "print(ganfast.backend.explain('cuda'))",
+        TRITON_INTERPRET="0",
+    )
+    assert "backend 'triton' is not available: torch" in refused
+    assert refused.count("is a build without CUDA") == 3
+    assert "cuda  eager" in refused
+
+
+TRITON_CODE = """
+import sys, torch, ganfast
+from ganfast import backend
+assert "triton" not in sys.modules
+print(backend.available("cpu"), backend.available("cuda"))
+x = torch.randn(4, 3, 2, 2)
+expected = ganfast.nn.BatchNorm2d(3)(x)
+with backend.use("triton"):
+    print(backend.explain("cpu"))
+    print(backend.explain("cuda"))
+    with backend.use("eager"):
+        assert "triton" not in backend.explain("cpu")
+    torch.testing.assert_close(ganfast.nn.BatchNorm2d(3)(x), expected)
+    print("imported:", "triton.runtime.interpreter" in sys.modules)
+print(backend.explain("cuda"))
+"""
+
+
+def test_triton_serves_the_cpu_in_its_interpreter_only():
+    if _triton.why_not("cuda"):
+        missing("triton", _triton.why_not("cuda"))
+    interpreted = python(TRITON_CODE, TRITON_INTERPRET="1")
+    plain = python(TRITON_CODE, TRITON_INTERPRET="0")
+    with_kernels = len(_library.triton_kernels)
+    assert with_kernels == len(OPS) - 1
+    assert interpreted.count("cpu   triton") == with_kernels
+    assert plain.count("cpu   triton") == 0
+    assert "'triton'" not in plain.partition(") (")[0]
+    assert "'triton'" in interpreted.partition(") (")[0]
+    for said in (interpreted, plain):
+        assert said.count("ganfast.backend.use('triton') is in force") == 2
+    assert "imported: True" in interpreted
+    assert "imported: False" in plain
+
+
+def test_triton_fills_cuda_where_the_extension_does_not():
+    if _triton.why_not("cuda"):
+        missing("triton", _triton.why_not("cuda"))
+    said = backend.explain("cuda")
+    for op in OPS:
+        if op in _library.filled_by_triton:
+            assert f"{op:39}cuda  triton" in said
+    code = (
+        "import ganfast; print(ganfast.backend.available('cuda'), ganfast.backend.explain('cuda'))"
+    )
+    alone = python(code, GANFAST_NATIVE="0")
+    assert alone.startswith("('triton', 'eager')")
+    assert alone.count("cuda  triton") == len(_library.triton_kernels)
+    assert "triton kernels are not used" not in alone
 
 
 def test_other_devices_are_served_by_eager():
@@ -96,9 +158,8 @@ def test_other_devices_are_served_by_eager():
 
 def test_cuda_tensors_are_explained_without_a_gpu():
     said = backend.explain("cuda")
+    assert said.count("cuda  ") == len(OPS)
     if _native.is_loaded("cuda"):  # gradients of targets are eager
         assert said.count("native") == len(OPS) - 1
-        assert backend.available("cuda") == ("native", "eager")
     else:
-        assert said.count("eager") >= len(OPS)
         assert "cuda: native kernels are not used: " in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,9 +94,9 @@ class Rotation:
         return next(self._in_turn)()
 
 
-def serving(name: str) -> backend.BackendChoice:
+def serving(name: str) -> AbstractContextManager[Any]:
     """Return the context in which a provider is called: its backend, where it is named for one."""
-    return backend.use(name) if name in BACKENDS else backend.BackendChoice(None)
+    return backend.use(name) if name in BACKENDS else nullcontext()
 
 
 def checked(

@@ -42,6 +42,7 @@ from torch._prims_common import suggest_memory_format
 
 from ganfast.ops import _library
 from ganfast.ops.batch_norm_act import eager
+from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 
 
 def _fake_train(
@@ -59,7 +60,7 @@ def _fake_train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((splits, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+    return y, x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
 
 
 def _fake_eval(
@@ -74,7 +75,7 @@ def _fake_eval(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((1, 4, x.shape[1]), dtype=eager.accumulation_dtype(x))
+    return y, x.new_empty((1, 4, x.shape[1]), dtype=accumulation_dtype(x))
 
 
 def _fake_backward(
@@ -127,6 +128,7 @@ train = _library.define(
     " str? activation, float negative_slope, str order, int splits) -> (Tensor y, Tensor stats)",
     eager=eager.train,
     fake=_fake_train,
+    triton="ganfast.ops.batch_norm_act.triton:train",
 )
 # Evaluation is an op of its own because it changes nothing: an exported or compiled model then
 # carries no writes to its buffers.
@@ -136,6 +138,7 @@ evaluate = _library.define(
     " -> (Tensor y, Tensor stats)",
     eager=eager.evaluate,
     fake=_fake_eval,
+    triton="ganfast.ops.batch_norm_act.triton:evaluate",
 )
 # Gradients that nobody asked for come back with no elements.
 backward = _library.define(
@@ -144,6 +147,7 @@ backward = _library.define(
     " bool need_affine) -> (Tensor dx, Tensor dweight, Tensor dbias)",
     eager=eager.backward,
     fake=_fake_backward,
+    triton="ganfast.ops.batch_norm_act.triton:backward",
 )
 double_backward = _library.define(
     "batch_norm_act_double_backward(Tensor? ddx, Tensor? ddweight, Tensor? ddbias, Tensor dy,"
@@ -151,6 +155,7 @@ double_backward = _library.define(
     " float negative_slope, str order) -> (Tensor d_dy, Tensor d_x, Tensor d_weight)",
     eager=eager.double_backward,
     fake=_fake_double_backward,
+    triton="ganfast.ops.batch_norm_act.triton:double_backward",
 )
 
 

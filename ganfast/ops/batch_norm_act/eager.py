@@ -12,11 +12,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.activation import ACTIVATIONS
-
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that sums and statistics of ``x`` are kept in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
 
 
 def train(
@@ -34,7 +30,7 @@ def train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
-    _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     weight, bias = (_to(vector, accumulation_dtype(x)) for vector in (weight, bias))
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, splits)
@@ -80,7 +76,7 @@ def evaluate(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
-    _check(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     weight, bias = _to(weight, dtype), _to(bias, dtype)
     mean, var = running_mean.to(dtype).contiguous(), running_var.to(dtype).contiguous()
@@ -261,23 +257,6 @@ def _double_backward(
     else:
         d_u = gate(d_u, xs, negative_slope)
     return d_g, d_u.expand(xs.shape), (rstd * s).sum(0).flatten()
-
-
-def _check(x: Tensor, **vectors: Tensor | None) -> None:
-    """Raise, as torch does, where the dtypes or sizes of the C-sized vectors do not fit x."""
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"batch_norm_act" not implemented for {x.dtype}')
-    wide = accumulation_dtype(x)
-    for name, vector in vectors.items():
-        if vector is None:
-            continue
-        if vector.numel() != x.shape[1]:
-            raise RuntimeError(f"{name} should contain {x.shape[1]} elements not {vector.numel()}")
-        if vector.dtype not in (wide, x.dtype):
-            raise RuntimeError(
-                f"mixed dtype: expected {name} to have dtype {wide} or {x.dtype} for an input of "
-                f"{x.dtype}, got {vector.dtype}"
-            )
 
 
 def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -76,12 +76,14 @@ forward = _library.define(
     " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.forward,
     fake=_fake,
+    triton="ganfast.ops.binary_cross_entropy.triton:forward",
 )
 backward = _library.define(
     "binary_cross_entropy_backward(Tensor dy, Tensor x, Tensor? target, float label,"
     " Tensor? weight, Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.backward,
     fake=_fake_backward,
+    triton="ganfast.ops.binary_cross_entropy.triton:backward",
 )
 target_backward = _library.define(
     "binary_cross_entropy_target_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight,"

@@ -75,6 +75,7 @@ forward = _library.define(
     " -> (Tensor loss, Tensor real_score, Tensor fake_score)",
     eager=eager.forward,
     fake=_fake_forward,
+    triton="ganfast.ops.gan_loss.triton:forward",
 )
 # Gradients that nobody asked for come back with no elements.
 backward = _library.define(
@@ -83,6 +84,7 @@ backward = _library.define(
     " -> (Tensor dreal, Tensor dfake)",
     eager=eager.backward,
     fake=_fake_backward,
+    triton="ganfast.ops.gan_loss.triton:backward",
 )
 
 
