@@ -9,8 +9,8 @@ namespace ganfast {
 
 inline constexpr int most_on_chip_threads = 512;
 inline constexpr int most_cluster = 8;
-// Blocks that a multiprocessor is to hold, whose threads keep so many words; more blocks would leave
-// too few registers.
+// Blocks that a multiprocessor is to hold, by the words that each thread keeps: more blocks would
+// leave too few registers.
 template <int WORDS>
 inline constexpr int on_chip_blocks = WORDS < 8 ? 2 : 1;
 
