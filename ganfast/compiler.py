@@ -94,7 +94,7 @@ def compile_fused(
     report = fuse_graph(graph_module)
     stays = "; ".join(f"{name}: {reason}" for name, reason in report.skipped)
     log.info(
-        "%d pairs and %d losses fused, %d left%s",
+        "%d pair(s) and %d loss(es) fused, %d left%s",
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
     if inner == "inductor":

@@ -68,8 +68,8 @@ class FusionReport:
             return "Nothing to fuse: the model has no BatchNorm and no BCE loss of torch's."
         width = max(len(name) for _, name, _ in rows)
         lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
-        counts = f"{len(self.fused)} pairs and {len(self.losses)} losses fused"
-        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as they are"])
+        counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"
+        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is"])
 
     __repr__ = __str__
 
@@ -120,7 +120,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 4), nn.BatchNorm2d(8), nn.LeakyReLU(0.2))
         >>> fuse(model)
         fused  1  8 channels, leaky_relu(0.2)
-        1 pairs and 0 losses fused, 0 left as they are
+        1 pair and 0 losses fused, 0 left as is
         >>> model[1]
         BatchNorm2d(8, eps=1e-05, momentum=0.1, ..., activation='leaky_relu', negative_slope=0.2)
     """
@@ -346,3 +346,7 @@ def _describe(layer: FusedLayer) -> str:
     slope = f"({layer.negative_slope:g})" if layer.activation == "leaky_relu" else ""
     order = ", in front" if layer.order == "act_norm" else ""
     return f"{layer.channels} channels, {layer.activation}{slope}{order}"
+
+
+def _count(things: list[Any], one: str, many: str = "") -> str:
+    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"

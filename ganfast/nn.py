@@ -14,6 +14,7 @@ from torch import Tensor
 from ganfast import functional
 from ganfast.activation import ACTIVATIONS, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
+from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
 __all__ = [
     "BCELoss",
@@ -201,7 +202,7 @@ class SyncBatchNorm(_BatchNormAct):
         self._check_input_dim(input)
         tracked = self.track_running_stats
         chunks = [
-            functional.sync_batch_norm_act(
+            sync_batch_norm_act(
                 chunk,
                 self.running_mean if tracked else None,
                 self.running_var if tracked else None,

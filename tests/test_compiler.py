@@ -268,7 +268,7 @@ def test_the_log_says_what_was_done(caplog):
 
     with caplog.at_level(logging.INFO, "ganfast.compiler"):
         Captured()(forward)(torch.randn(4, 3))
-    assert caplog.messages == ["1 pairs and 0 losses fused, 1 left (second: followed by tanh)"]
+    assert caplog.messages == ["1 pair(s) and 0 loss(es) fused, 1 left (second: followed by tanh)"]
 
 
 def test_reports_name_the_layers():

@@ -314,7 +314,7 @@ def test_report_is_an_aligned_table():
     assert repr(report) == str(report)
     assert lines[0] == "fused  0.main.3  8 channels, leaky_relu(0.2)"
     assert lines[3] == "left   1.1       followed by Dropout2d"
-    assert lines[-1] == "2 pairs and 1 losses fused, 6 left as they are"
+    assert lines[-1] == "2 pairs and 1 loss fused, 6 left as is"
     assert len({line.index(line.split()[2]) for line in lines[:-1]}) == 1
     name, channels, activation, slope, order = report.fused[0]
     assert (name, channels, activation) == ("0.main.3", 8, "leaky_relu")

@@ -41,7 +41,8 @@ def test_python_blocks_run_in_order():
     with contextlib.redirect_stdout(printed):
         for block in found:
             exec(compile(block, "README.md", "exec"), namespace)
-    assert "torch.Size([4, 1, 32, 32])" in printed.getvalue()
+    assert "1 pair and 0 losses fused" in printed.getvalue()
+    assert "paired: yes" in printed.getvalue()
 
 
 def test_make_targets_exist():

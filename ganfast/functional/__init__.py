@@ -7,7 +7,6 @@ from ganfast.functional.losses import (
     gan_discriminator_loss,
     gan_generator_loss,
 )
-from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
 __all__ = [
     "batch_norm_act",
@@ -15,5 +14,4 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "gan_discriminator_loss",
     "gan_generator_loss",
-    "sync_batch_norm_act",
 ]
