@@ -43,7 +43,7 @@ def bars(results: Sequence[Result], path: str, *, title: str = "", description: 
         [f"{result.shape} {result.variant}, {result.passes}" for result in results],
         fontsize=8,
     )
-    axes.margins(x=0.08)  # room for the figures at the ends of the bars
+    axes.margins(x=0.08, y=0.01)  # room for the figures at the ends of the bars
     axes.invert_yaxis()
     axes.set_xlabel("its time over that of ganfast")
     axes.set_title(title)

@@ -14,10 +14,9 @@ from ganfast.bench.result import Result, geometric_mean, read
 __all__ = ["draw", "main", "render", "tables"]
 
 BEGIN, END = "<!-- measured: python -m ganfast.bench.report -->\n", "<!-- end of measured -->\n"
-PEERS = ("eager", "compile", "timm", "triton")
 TITLES = {
     "ops": "BatchNorm + LeakyReLU",
-    "losses": "loss",
+    "losses": "BCE",
     "overhead": "BatchNorm + LeakyReLU on 256 values",
     "step": "training step",
 }
@@ -53,18 +52,16 @@ def draw(folder: Path, pictures: Path) -> list[Path]:
     """
     drawn = []
     for path in sorted(folder.glob("*.jsonl")):
-        plain = [
-            r
-            for r in read(path)
-            if r.suite == "ops" and r.variant == "float32" and r.passes != "double backward"
-        ]
-        if not plain:
-            continue
-        kinds = {"speed": bars, "roofline": roofline}
-        for kind, draw_one in kinds.items():
-            drawn.append(pictures / f"{kind}-{path.stem}.png")
-            title = f"BatchNorm + LeakyReLU, float32, {_machine(plain[0])}"
-            draw_one(plain, str(drawn[-1]), title=title, description=digest(path))
+        plain = [r for r in read(path) if r.suite == "ops" and r.variant == "float32"]
+        kinds = {
+            "speed": (bars, [r for r in plain if r.passes == "forward+backward"]),
+            "roofline": (roofline, [r for r in plain if r.passes != "double backward"]),
+        }
+        for kind, (draw_one, results) in kinds.items():
+            if results:
+                drawn.append(pictures / f"{kind}-{path.stem}.png")
+                title = f"BatchNorm + LeakyReLU, {_machine(results[0])}"
+                draw_one(results, str(drawn[-1]), title=title, description=digest(path))
     return drawn
 
 
@@ -99,19 +96,28 @@ def _caption(name: str, results: Sequence[Result]) -> str:
     capability = "" if machines[0]["gpu"] else f" ({machines[0]['capability']})"
     return (
         f"**{_machine(results[0])}**{capability}, {'; '.join(versions)}, {' to '.join(dates)}. "
-        "Times of peers over those of ganfast: geometric mean over the shapes, and the least. "
+        "Times of others over those of ganfast: geometric mean over the shapes, and the least. "
         f"Every case: [{name}.jsonl](benchmarks/results/{name}.jsonl)."
     )
 
 
 def _table(results: Sequence[Result]) -> str:
-    peers = [p for p in (*PEERS, "clone") if any(p in r.ms for r in results)]
-    rows = [["", "passes", "shapes", *(f"torch {p}" if p in PEERS[:2] else p for p in peers)]]
-    rows.append(["---"] * 3 + ["---:"] * len(peers))
+    """Return one table of what is measured alone, and one of whole steps, whose peers differ."""
+    parts = [[r for r in results if bool(r.images) == whole] for whole in (False, True)]
+    return "\n\n".join(_rows(part) for part in parts if part)
+
+
+def _rows(results: Sequence[Result]) -> str:
+    names = list(dict.fromkeys(name for r in results for name in r.ms))
+    others = [name for name in names if name not in ("ganfast", "sum")]
+    head = "images/s of ganfast" if results[0].images else "shapes"
+    rows = [["", "passes", head, *others], ["---"] * 3 + ["---:"] * len(others)]
     for (what, passes), group in itertools.groupby(sorted(results, key=_order), key=_row):
         members = list(group)
         sizes = members[0].shape if len(members) == 1 else str(len(members))
-        rows.append([what, passes, sizes, *(_ratios(members, p) for p in peers)])
+        if members[0].images:
+            sizes = f"{1e3 * members[0].images / members[0].ms['ganfast'][0]:.0f}"
+        rows.append([what, passes, sizes, *(_ratios(members, p) for p in others)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -121,7 +127,7 @@ def _row(result: Result) -> tuple[str, str]:
     details += ["cold"] * result.cold + ["in CUDA graphs"] * result.graphs
     details += ["memory kept"] * bool(result.machine.get("keep_memory"))
     if result.images:
-        details.append(f"{1e3 * result.images / result.ms['ganfast'][0]:.0f} images/s")
+        details.append(result.shape)
     return f"{TITLES.get(result.suite, result.suite)}, {', '.join(details)}", result.passes
 
 
@@ -133,8 +139,13 @@ def _ratios(results: Iterable[Result], peer: str) -> str:
     ratios = [r.ratio(peer) for r in results if peer in r.ms]
     if not ratios:
         return ""
-    least = f" ({min(ratios):.2g})" if len(ratios) > 1 else ""
-    return f"{geometric_mean(ratios):.2g}{least}"
+    least = f" ({_number(min(ratios))})" if len(ratios) > 1 else ""
+    return f"{_number(geometric_mean(ratios))}{least}"
+
+
+def _number(ratio: float) -> str:
+    """Return two digits: 0.48, 3.0, 12."""
+    return f"{ratio:.2f}" if ratio < 1 else f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 if __name__ == "__main__":
