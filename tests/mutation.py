@@ -172,12 +172,12 @@ ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
 coefficient of exp | 0.1666657703 | 0.1666
 log of a subnormal | -23.0 | -22.0
 rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
-ganfast/ops/binary_cross_entropy/triton_kernels.py: binary_cross_entropy
+ganfast/ops/binary_cross_entropy/triton_kernels.py: triton_losses binary_cross_entropy
 missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
 weight | return y * load_or(weight | return y + 0 * load_or(weight
 factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
 parts of the sum | mask=part < parts, other=0.0), axis=0) | mask=part < parts - 1, other=0.0), axis=0)
-ganfast/ops/gan_loss/triton_kernels.py: gan_loss
+ganfast/ops/gan_loss/triton_kernels.py: triton_losses gan_loss
 label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
 factor 1/n | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
 parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)

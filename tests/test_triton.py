@@ -12,7 +12,7 @@ from conftest import INTERPRETED, missing
 from ganfast.ops import _triton
 
 TESTS = Path(__file__).parent
-TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "triton_forms")
+TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "triton_losses", "triton_forms")
 
 
 def test_the_ops_pass_their_tests_in_the_interpreter():

@@ -1,4 +1,4 @@
-"""Every form of the Triton kernels of batch_norm_act on small shapes: a GPU or the interpreter."""
+"""Every form of batch_norm_act's Triton kernels on small shapes: a GPU or the interpreter."""
 
 from __future__ import annotations
 
