@@ -7,16 +7,13 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
 from ganfast import backend
 from ganfast import nn as fast
 from ganfast.bench import SUITES, Options, compare
 from ganfast.bench.case import PASSES
 from ganfast.bench.result import read
-from ganfast.bench.step import plain
 from ganfast.cli import main
-from ganfast.models import dcgan
 
 BFLOAT16 = "bfloat16"
 SMALL = {"ops": (4, 3, 5, 5), "losses": (8,), "overhead": (2, 8, 4, 4), "step": (4, 1, 16, 16)}
@@ -157,14 +154,3 @@ def test_bad_input_is_an_error_of_one_line(arguments, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-
-
-def test_plain_is_torchs_model_with_the_same_numbers():
-    gan = dcgan(image_size=16, channels=1, width=4, latent=6)
-    copied = plain(gan.generator)
-    kinds = {type(module) for module in copied.modules()}
-    assert nn.BatchNorm2d in kinds
-    assert fast.BatchNorm2d not in kinds
-    assert fast.BatchNorm2d in {type(module) for module in gan.generator.modules()}
-    noise = torch.randn(5, *gan.latent)
-    torch.testing.assert_close(copied(noise), gan.generator(noise))

@@ -13,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("tqdm")
 
-from ganfast.bench.step import plain
-from ganfast.models import GAN, dcgan, mlp_gan
+from ganfast.models import GAN, dcgan, mlp_gan, stock
 from ganfast.nn import GANLoss
 from ganfast.training import GANStep
 
@@ -77,7 +76,7 @@ def follow_the_example(gan: GAN, dtype: torch.dtype, **options: Any) -> Iterator
     """Yield what our step and the example's measure, and the networks, after each of 20 steps."""
     for model in gan[:2]:
         model.to(dtype)
-    twins = [plain(model) for model in gan[:2]]
+    twins = [stock(model) for model in gan[:2]]
     step = make_step(gan, **options)
     theirs = [torch.optim.Adam(m.parameters(), 1e-3, (0.5, 0.999)) for m in twins]
     for real in batches(STEPS, dtype):

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ganfast.bench.case import BACKENDS, SUITES, Case, Options, Providers, Suite, checked
-from ganfast.bench.exactness import twin
-from ganfast.models import GAN, dcgan
-from ganfast.nn import BatchNorm2d, GANLoss
+from ganfast.models import GAN, dcgan, stock
+from ganfast.nn import GANLoss
 from ganfast.training import GANStep
 
-__all__ = ["plain", "suite"]
+__all__ = ["suite"]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64))
 """Batch, channels and sides of the images: MNIST's padded to 32, and the paper's."""
@@ -46,16 +45,6 @@ def suite(options: Options) -> Iterator[Case]:
 SUITES["step"] = Suite(suite, ("eager", "compile", "bf16", *INGREDIENTS, *BACKENDS))
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with torch's own BatchNorm and activation for every fused layer."""
-    copied = copy.deepcopy(model)
-    for module in list(copied.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, BatchNorm2d):
-                setattr(module, name, twin(child))
-    return copied
-
-
 def _case(shape: tuple[int, ...], options: Options) -> Case:
     if len(shape) != 4 or shape[2] != shape[3]:
         raise ValueError(f"a step's shape is NxCxSxS, square images, got {shape}")
@@ -77,7 +66,7 @@ def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]
     of_torch = name in ("eager", "compile", "bf16")
     generator: Any
     discriminator: Any
-    copies = (plain(n) if of_torch else copy.deepcopy(n) for n in gan[:2])
+    copies = (stock(n) if of_torch else copy.deepcopy(n) for n in gan[:2])
     generator, discriminator = (network.to(real.device) for network in copies)
     fused = None if of_torch or name in ("layers", "losses", "paired") else True
     adam_g, adam_d = (

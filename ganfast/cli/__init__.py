@@ -7,15 +7,16 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ganfast.cli import bench, info, sample, train, verify
+from ganfast.cli import bench, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
 
 __all__ = ["main"]
 
-COMMANDS = (train, sample, bench, verify, info)
+COMMANDS = (train, sample, export, bench, verify, info)
 BAD_INPUT = 2
 # The extra that brings each optional package.
 EXTRAS = {
+    "safetensors": "train",
     "PIL": "train",
     "rich": "bench",
     "matplotlib": "train",

@@ -1,0 +1,65 @@
+"""Models of torch's own layers alone, for machines without ganfast."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from ganfast import nn as fused_nn
+
+__all__ = ["stock"]
+
+_TORCH_CLASSES: dict[type, Any] = {
+    fused_nn.BatchNorm1d: nn.BatchNorm1d,
+    fused_nn.BatchNorm2d: nn.BatchNorm2d,
+    fused_nn.BatchNorm3d: nn.BatchNorm3d,
+    fused_nn.SyncBatchNorm: nn.SyncBatchNorm,
+}
+
+
+def stock(model: nn.Module) -> nn.Module:
+    """Return a copy of a model with torch's BatchNorm and activation for every fused layer.
+
+    Parameters and buffers are copied, and whether each layer is in training; hooks of fused layers
+    are not.
+
+    Raises:
+        ValueError: a layer has ``splits`` other than 1, which no layer of torch has.
+
+    Example:
+        >>> from ganfast.models import dcgan, stock
+        >>> stock(dcgan(image_size=16, channels=1, width=4).generator).main[1]
+        Sequential(
+          (0): BatchNorm2d(8, eps=1e-05, momentum=0.1, ...)
+          (1): ReLU()
+        )
+    """
+    copied = copy.deepcopy(model)
+    if type(copied) in _TORCH_CLASSES:
+        return _pair(copied)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in _TORCH_CLASSES:
+                setattr(parent, name, _pair(child))
+    return copied
+
+
+def _pair(layer: Any) -> nn.Module:
+    if layer.splits != 1:
+        raise ValueError(f"{layer} normalises {layer.splits} chunks apart: set splits to 1 first")
+    norm = _TORCH_CLASSES[type(layer)](
+        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
+    )
+    tensors = [*layer.parameters(), *layer.buffers()]
+    if tensors:
+        norm.to(tensors[0].device, tensors[0].dtype if tensors[0].is_floating_point() else None)
+    norm.load_state_dict(layer.state_dict())
+    norm.train(layer.training)
+    if layer.activation is None:
+        result: nn.Module = norm
+        return result
+    act = nn.ReLU() if layer.activation == "relu" else nn.LeakyReLU(layer.negative_slope)
+    pair = (norm, act) if layer.order == "norm_act" else (act, norm)
+    return nn.Sequential(*pair).train(layer.training)
