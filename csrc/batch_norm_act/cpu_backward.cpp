@@ -152,6 +152,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
       out[c] = sum;
     }
   });
+  if (plan.values == 0) d_weight.zero_();  // means of nothing are NaN
   return {d_dy.to(dy_any.scalar_type()), d_x, d_weight};
 }
 

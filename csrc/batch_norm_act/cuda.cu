@@ -102,7 +102,9 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
       empty_for_kernel({splits, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
   if (x.numel() == 0) {  // torch counts an empty batch but learns nothing from it
     if (has(num_batches_tracked)) num_batches_tracked->add_(splits);
-    return {y, stats.zero_()};
+    stats.zero_();
+    if (has(bias)) stats.select(1, 3).copy_(*bias);
+    return {y, stats};
   }
   const Vector mean(running_mean), var(running_var), w(weight), b(bias);
   ForwardCall call{};
@@ -153,7 +155,17 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
   const Tensor x = x_any.contiguous(plan.format);
   Tensor y = empty_for_kernel_like(x);
   Tensor stats = empty_for_kernel({1, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
-  if (x.numel() == 0) return {y, stats.zero_()};
+  if (x.numel() == 0) {  // no kernel has anything to do, but the statistics are known
+    const Tensor known = running_mean.to(plan.arithmetic);
+    const Tensor rstd = running_var.to(plan.arithmetic).add(eps).rsqrt();
+    const Tensor scale = has(weight) ? rstd.mul(weight->to(plan.arithmetic)) : rstd;
+    const Tensor shift = known.mul(scale).neg();
+    stats.select(1, 0).copy_(known);
+    stats.select(1, 1).copy_(rstd);
+    stats.select(1, 2).copy_(scale);
+    stats.select(1, 3).copy_(has(bias) ? shift.add(bias->to(plan.arithmetic)) : shift);
+    return {y, stats};
+  }
   const Vector mean(running_mean), var(running_var), w(weight), b(bias);
   with_element("batch_norm_act", x, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;

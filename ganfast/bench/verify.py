@@ -89,8 +89,14 @@ def verify(
         >>> any(row.failures for row in rows)
         False
     """
+    names = _default_backends(device) if backends is None else backends
+    for name in names:
+        with backend.use(name):  # raises with the reason where it has no kernels at all
+            pass
+        if name not in backend.available(device):
+            raise RuntimeError(f"backend {name!r} has no kernels on {device} here")
     for op, checks in CHECKS.items():
-        for name in _default_backends(device) if backends is None else backends:
+        for name in names:
             for dtype in dtypes:
                 with backend.use(name):
                     yield from _rows(op, name, dtype, checks(DTYPES[dtype], device))

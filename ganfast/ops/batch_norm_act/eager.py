@@ -172,6 +172,8 @@ def double_backward(
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     terms = v, ddweight, ddbias, g, _chunked(x, x, splits), weight, stats
     d_dy, d_x, d_weight = _double_backward(*terms, training, activation, negative_slope, order)
+    if not x.numel():  # means of nothing are NaN
+        d_weight = torch.zeros_like(d_weight)
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
