@@ -17,7 +17,7 @@ PACKAGE = Path(ganfast.__file__).parent
 FLOORS = [
     {"__main__"}, {"cli"}, {"bench"}, {"applications"}, {"training"}, {"models"},
     {"compiler"}, {"fusion", "synchronisation"}, {"nn"}, {"functional"}, {"backend"}, {"ops"},
-    {"activation"}, {"_version"},
+    {"activation"}, {"machine"}, {"_version"},
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = ["triton", "torchvision", "matplotlib", "sklearn", "tqdm", "PIL", "safetensors", "rich"]

@@ -3,7 +3,21 @@
 import argparse
 import math
 
-__all__ = ["finite_positive", "positive", "probability", "seed", "shape"]
+__all__ = ["add_data_options", "finite_positive", "positive", "probability", "seed", "shape"]
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, data: str = "digits") -> None:
+    """Declare where images come from, for commands that need labels."""
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--data",
+        metavar="SOURCE",
+        default=data,
+        help="digits, mnist, fashion-mnist, cifar10, folder:PATH (one subfolder a class) or "
+        f"npz:PATH (default: {data})",
+    )
+    add("--root", metavar="PATH", help="where mnist, fashion-mnist, cifar10 lie (default: data)")
+    add("--download", action="store_true", help="fetch them into --root if missing")
 
 
 def positive(word: str) -> int:

@@ -4,12 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 from ganfast.models._gan import GAN
+from ganfast.models.acgan import ConditionalGAN, acgan
 from ganfast.models.dcgan import dcgan
 from ganfast.models.latents import slerp
 from ganfast.models.mlp_gan import mlp_gan
 from ganfast.models.stock import stock
 
-__all__ = ["BUILDERS", "GAN", "build", "dcgan", "mlp_gan", "slerp", "stock"]
+__all__ = [
+    "BUILDERS",
+    "GAN",
+    "ConditionalGAN",
+    "acgan",
+    "build",
+    "dcgan",
+    "mlp_gan",
+    "slerp",
+    "stock",
+]
 
 BUILDERS: dict[str, Callable[..., GAN]] = {"dcgan": dcgan, "mlp": mlp_gan}
 

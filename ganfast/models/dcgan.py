@@ -73,6 +73,11 @@ class Discriminator(nn.Module):
         layers.append(nn.Conv2d(features, 1, 4, 1, 0, bias=False))
         self.main = nn.Sequential(*layers)
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last layer judges, ``[N, width * image_size / 8, 4, 4]``."""
+        features: Tensor = self.main[:-1](images)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.main(images)  # [N, 1, 1, 1]
         return logits.reshape(images.shape[0])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +30,21 @@ UNREADABLE = (
     pickle.UnpicklingError,
 )
 DIGITS_SIZE = 32  # the scans have 8x8 pixels, too few for a convolutional model
+DIGITS = tuple("0123456789")
 DEFAULT_ROOT = "data"
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A set of images in memory: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``."""
+    """A set of images in memory: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``.
+
+    ``classes`` names the labels 0, 1, ... where their source does.
+    """
 
     name: str
     images: Tensor
     labels: Tensor | None = None
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,19 +63,22 @@ def load_images(
     download: bool = False,
     image_size: int | None = None,
     channels: int | None = None,
+    train: bool = True,
 ) -> ImageData:
     """Read every image of a source into one uint8 tensor ``[N, C, H, W]``.
 
     Args:
         spec: ``digits`` (scikit-learn's scans of handwritten digits, always at hand), ``mnist``,
-            ``fashion-mnist``, ``cifar10`` (training sets), ``folder:PATH`` (every image below PATH,
-            in the order of their names) or ``npz:PATH`` (array ``x``, uint8 [N, H, W, C],
-            [N, C, H, W] or [N, H, W], and if present labels ``y``, integers [N]).
+            ``fashion-mnist``, ``cifar10``, ``folder:PATH`` (every image below PATH, in the order of
+            their names; where all lie in subfolders of PATH, these are their classes) or
+            ``npz:PATH`` (array ``x``, uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], and if present
+            labels ``y``, integers [N]).
         root: folder in which torchvision keeps mnist, fashion-mnist and cifar10 (default "data").
         download: fetch those into ``root`` if they are not there.
         image_size: side in pixels to which images are centre-cropped and resized; None keeps the
             source's own size (32 for digits; a folder needs one).
         channels: 1 (grey) or 3 (RGB); None keeps the source's own (3 for a folder).
+        train: False for the test set of mnist, fashion-mnist and cifar10; the others have none.
 
     Raises:
         DataError: if the source is unknown, missing, empty, unreadable or of the wrong shape.
@@ -86,6 +93,8 @@ def load_images(
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     kind, _, path = spec.partition(":")
+    if not train and spec not in TORCHVISION_SOURCES:
+        raise DataError(f"{spec} has no test set; only {', '.join(TORCHVISION_SOURCES)} have one")
     if kind == "folder" and path:
         return _folder(Path(path).expanduser(), image_size, channels or 3)
     if kind == "npz" and path:
@@ -93,10 +102,10 @@ def load_images(
     elif spec == "digits":
         data = _digits(image_size)
     elif spec in TORCHVISION_SOURCES:
-        data = TORCHVISION_SOURCES[spec](Path(root or DEFAULT_ROOT).expanduser(), download)
+        data = _from_torchvision(spec, Path(root or DEFAULT_ROOT).expanduser(), download, train)
     else:
         raise DataError(f"unknown data {spec!r}; known: {', '.join(SOURCES)}")
-    return ImageData(data.name, _fit(data.images, image_size, channels), data.labels)
+    return replace(data, images=_fit(data.images, image_size, channels))
 
 
 def _fit(images: Tensor, image_size: int | None, channels: int | None) -> Tensor:
@@ -124,40 +133,19 @@ def _digits(image_size: int | None) -> ImageData:
     scans = torch.from_numpy(digits.images).unsqueeze(1)  # [1797, 1, 8, 8], values 0..16
     images = (scans * (255 / 16)).round().to(torch.uint8)
     labels = torch.from_numpy(digits.target).long()
-    return ImageData("digits", _fit(images, image_size or DIGITS_SIZE, None), labels)
+    return ImageData("digits", _fit(images, image_size or DIGITS_SIZE, None), labels, DIGITS)
 
 
-def _mnist(root: Path, download: bool) -> ImageData:
-    from torchvision.datasets import MNIST
-
-    return _from_torchvision("mnist", MNIST, root, download)
-
-
-def _fashion_mnist(root: Path, download: bool) -> ImageData:
-    from torchvision.datasets import FashionMNIST
-
-    return _from_torchvision("fashion-mnist", FashionMNIST, root, download)
-
-
-def _cifar10(root: Path, download: bool) -> ImageData:
-    from torchvision.datasets import CIFAR10
-
-    return _from_torchvision("cifar10", CIFAR10, root, download)
-
-
-TORCHVISION_SOURCES: dict[str, Callable[[Path, bool], ImageData]] = {
-    "mnist": _mnist,
-    "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar10,
-}
+TORCHVISION_SOURCES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 SOURCES = ("digits", *TORCHVISION_SOURCES, "folder:PATH", "npz:PATH")
 
 
-def _from_torchvision(
-    name: str, dataset_class: Callable[..., object], root: Path, download: bool
-) -> ImageData:
+def _from_torchvision(name: str, root: Path, download: bool, train: bool) -> ImageData:
+    from torchvision import datasets
+
+    dataset_class = getattr(datasets, TORCHVISION_SOURCES[name])
     try:
-        dataset = dataset_class(root=root, train=True, download=download)
+        dataset = dataset_class(root=root, train=train, download=download)
     except UNREADABLE as error:
         advice = (
             "downloading failed; check the network and that the folder can be written"
@@ -167,10 +155,10 @@ def _from_torchvision(
         raise DataError(f"{name}: cannot be read from {root}: {first_line(error)}; {advice}") from (
             error
         )
-    pixels = torch.as_tensor(dataset.data)  # type: ignore[attr-defined]
-    labels = torch.as_tensor(dataset.targets)  # type: ignore[attr-defined]
+    pixels = torch.as_tensor(dataset.data)
+    labels = torch.as_tensor(dataset.targets)
     images = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-    return ImageData(name, images, labels.long())
+    return ImageData(name, images, labels.long(), tuple(dataset.classes))
 
 
 def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
@@ -193,7 +181,18 @@ def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
     for index, file in enumerate(files):
         images[index] = _read_image(file, image_size, channels)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return ImageData(f"folder:{path}", tensor)
+    return ImageData(
+        f"folder:{path}", tensor, *_classes_of_folder([f.relative_to(path) for f in files])
+    )
+
+
+def _classes_of_folder(files: list[Path]) -> tuple[Tensor, tuple[str, ...]] | tuple[()]:
+    """Take the first part of each path as the image's class, as torchvision's ImageFolder does."""
+    if any(len(file.parts) == 1 for file in files):
+        return ()
+    classes = sorted({file.parts[0] for file in files})
+    labels = torch.tensor([classes.index(file.parts[0]) for file in files])
+    return labels, tuple(classes)
 
 
 def _read_image(file: Path, image_size: int, channels: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""GANs put to use: classification with few labels, augmentation, anomaly detection, editing."""

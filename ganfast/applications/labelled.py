@@ -1,0 +1,125 @@
+"""Labelled images: a training and a test set, and few labels out of many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganfast.training import DataError, ImageData, load_images
+
+__all__ = ["LabelledData", "few_labels", "load_labelled"]
+
+HELD_OUT = 5
+"""One image in so many is for testing, where a source has no test set of its own."""
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images with labels ``0 .. K - 1``, in a training and a test set; ``classes`` names them."""
+
+    train: ImageData
+    test: ImageData
+    classes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the source."""
+        return self.train.name
+
+
+def load_labelled(
+    spec: str,
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> LabelledData:
+    """Read a source's training and test set; the arguments are those of ``load_images``.
+
+    A source without a test set gives a fifth of its images, always the same ones, to the test.
+
+    Raises:
+        DataError: as ``load_images``; there are no labels, or fewer than two classes.
+
+    Example:
+        >>> from ganfast.applications.labelled import load_labelled
+        >>> data = load_labelled("digits")
+        >>> len(data.train), len(data.test), data.classes[:3]
+        (1438, 359, ('0', '1', '2'))
+    """
+    options = {"root": root, "download": download, "image_size": image_size, "channels": channels}
+    whole = load_images(spec, **options)  # type: ignore[arg-type]
+    if whole.labels is None:
+        raise DataError(
+            f"{whole.name} has no labels; give a folder with one subfolder a class, or an npz file "
+            "with labels y"
+        )
+    values = whole.labels.unique()
+    if len(values) < 2:
+        raise DataError(
+            f"{whole.name} has one class only ({int(values[0])}); at least 2 are needed"
+        )
+    names = whole.classes or tuple(str(int(value)) for value in values)
+    classes = tuple(names[int(v)] for v in values) if whole.classes else names
+    if spec in ("mnist", "fashion-mnist", "cifar10"):
+        train, test = whole, load_images(spec, **options, train=False)  # type: ignore[arg-type]
+    else:
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+        first = len(whole) // HELD_OUT
+        test, train = (
+            _select(whole, part.sort().values) for part in (order[:first], order[first:])
+        )
+    return LabelledData(_renumbered(train, values), _renumbered(test, values), classes)
+
+
+def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Draw the indices of ``count`` labels, of every class as many or one more.
+
+    Args:
+        labels: ``[N]``, 0 to K - 1.
+        count: how many; at least one a class.
+        seed: of the draw.
+
+    Returns:
+        Indices ``[count]`` into ``labels``, class after class.
+
+    Raises:
+        DataError: fewer labels than classes are asked for, or more than there are.
+
+    Example:
+        >>> import torch
+        >>> from ganfast.applications.labelled import few_labels
+        >>> labels = torch.arange(20) % 2
+        >>> labels[few_labels(labels, 4, seed=0)]
+        tensor([0, 0, 1, 1])
+    """
+    classes = int(labels.max()) + 1
+    if count < classes:
+        raise DataError(f"{count} labels are fewer than the {classes} classes; ask for more")
+    rng = torch.Generator().manual_seed(seed)
+    more = set(torch.randperm(classes, generator=rng)[: count % classes].tolist())
+    chosen = []
+    for label in range(classes):
+        of_class = (labels == label).nonzero().squeeze(1)
+        wanted = count // classes + (label in more)
+        if wanted > len(of_class):
+            raise DataError(
+                f"{count} labels need {wanted} images of class {label}, there are {len(of_class)}"
+            )
+        chosen.append(of_class[torch.randperm(len(of_class), generator=rng)[:wanted]])
+    return torch.cat(chosen)
+
+
+def _select(data: ImageData, indices: Tensor) -> ImageData:
+    assert data.labels is not None
+    return replace(data, images=data.images[indices], labels=data.labels[indices])
+
+
+def _renumbered(data: ImageData, values: Tensor) -> ImageData:
+    """Number labels from 0 without gaps."""
+    assert data.labels is not None
+    return replace(data, labels=torch.searchsorted(values, data.labels))
