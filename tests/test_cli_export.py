@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-for package in ("torchvision", "matplotlib", "tqdm"):
+for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(package)
 
 from ganfast import nn as fast  # noqa: E402

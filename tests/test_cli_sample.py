@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 
-for package in ("torchvision", "matplotlib", "tqdm"):
+for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 

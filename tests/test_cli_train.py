@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-for package in ("torchvision", "matplotlib", "tqdm"):
+for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 
@@ -79,9 +79,9 @@ def test_options_reach_the_training(data: str, tmp_path: Path) -> None:
     assert state["optimizer_d"]["param_groups"][0]["betas"] == (0.0, 0.9)
     assert state["generator"]["main.6.weight"].shape[1] == 3
     assert {p.name for p in out.glob("samples-*")} == {"samples-000002.png", "samples-000004.png"}
-    assert {p.name for p in out.glob("*.pt")} == {
-        "checkpoint-00000003.pt",
-        "checkpoint-00000004.pt",
+    assert {p.name for p in out.glob("checkpoint-*")} == {
+        "checkpoint-00000003.safetensors",
+        "checkpoint-00000004.safetensors",
     }
 
 
@@ -129,7 +129,7 @@ def test_resume_needs_no_other_option_and_gives_the_same_bits(
     assert all(torch.equal(value, averages[1][key]) for key, value in averages[0].items())
     assert whole["step_state"]["scaler"] == cut["step_state"]["scaler"]
     steps = [
-        [line.split(",")[:-1] for line in (tmp_path / name / "metrics.csv").read_text().split()]
+        [line.split(",")[:-3] for line in (tmp_path / name / "metrics.csv").read_text().split()]
         for name in ("whole", "cut")
     ]
     assert steps[0] == steps[1]
@@ -138,9 +138,9 @@ def test_resume_needs_no_other_option_and_gives_the_same_bits(
 def test_resume_of_a_finished_run_changes_nothing(data: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(data, out, "--steps", "2")
-    before = {p.name: p.read_bytes() for p in out.glob("*.pt")}
+    before = {p.name: p.read_bytes() for p in out.glob("checkpoint-*")}
     assert main(["train", "--resume", "--out", str(out)]) == 0
-    assert {p.name: p.read_bytes() for p in out.glob("*.pt")} == before
+    assert {p.name: p.read_bytes() for p in out.glob("checkpoint-*")} == before
 
 
 def test_resume_refuses_contradictions(data: str, tmp_path: Path, fails: Any) -> None:
@@ -160,18 +160,18 @@ def test_resume_skips_a_truncated_checkpoint(
 ) -> None:
     out = tmp_path / "run"
     train(data, out, "--steps", "4", "--checkpoint-every", "2")
-    newest = out / "checkpoint-00000004.pt"
+    newest = out / "checkpoint-00000004.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     capsys.readouterr()
     assert main(["train", "--resume", "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert "ganfast: warning: skipped a checkpoint" in printed.err
     assert newest.name in printed.err
-    assert "checkpoint-00000002.pt" in printed.out
-    for file in out.glob("*.pt"):
+    assert "checkpoint-00000002.safetensors" in printed.out
+    for file in out.glob("checkpoint-*"):
         file.write_bytes(file.read_bytes()[:1000])
     assert newest.name in fails("train", "--resume", "--out", out)
-    for file in out.glob("*.pt"):
+    for file in out.glob("checkpoint-*"):
         file.unlink()
     assert "holds no checkpoint" in fails("train", "--resume", "--out", out)
 
@@ -296,25 +296,36 @@ def test_nan_stops_with_the_last_good_checkpoint(
     words = ["--data", data, *TINY, "--out", tmp_path, "--log-every", "2", "--steps", "9"]
     error = fails("train", *words, "--checkpoint-every", "3")
     assert "at step 6 a loss or a weight is not finite" in error
-    assert f"the last good checkpoint is {tmp_path / 'checkpoint-00000003.pt'}" in error
-    assert [p.name for p in tmp_path.glob("*.pt")] == ["checkpoint-00000003.pt"]
+    assert f"the last good checkpoint is {tmp_path / 'checkpoint-00000003.safetensors'}" in error
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-00000003.safetensors"]
     diverge_at(monkeypatch, 1)
     error = fails("train", *words[:-2], "--out", tmp_path / "new", "--steps", "9")
     assert "there is no checkpoint to go back to" in error
+
+
+def test_nan_rolls_back_three_times_at_most(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diverge_at(monkeypatch, *range(4, 1000))
+    words = ["--steps", "9", "--checkpoint-every", "3", "--on-nan", "rollback"]
+    assert train(data, tmp_path, *words) == 2
+    *warned, error = capsys.readouterr().err.splitlines()
+    assert ["went back to" in line for line in warned] == [True] * 3
+    assert f"the last good checkpoint is {tmp_path / 'checkpoint-00000003.safetensors'}" in error
 
 
 def test_nan_rolls_back_with_half_the_learning_rate(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     diverge_at(monkeypatch, 4, 8)
-    words = ["--steps", "9", "--log-every", "1", "--checkpoint-every", "3", "--rollbacks", "2"]
+    words = ["--steps", "9", "--log-every", "1", "--checkpoint-every", "3", "--on-nan", "rollback"]
     assert train(data, tmp_path, *words, "--lr", "0.004") == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert "warning: at step 5 a loss or a weight is not finite" in lines[0]
-    assert "checkpoint-00000003.pt with learning rate 0.002" in lines[0]
+    assert "checkpoint-00000003.safetensors with learning rate 0.002" in lines[0]
     assert "at step 6 a loss" in lines[1]  # its loss came before its weights were lost
-    assert "checkpoint-00000003.pt with learning rate 0.001" in lines[1]
+    assert "checkpoint-00000003.safetensors with learning rate 0.001" in lines[1]
     state = load_newest(tmp_path)[1]
     assert state["step"] == 9
     assert state["optimizer_g"]["param_groups"][0]["lr"] == 0.001

@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("torchvision")
 
-from ganfast.applications.labelled import few_labels, load_labelled  # noqa: E402
-from ganfast.training import DataError, load_images  # noqa: E402
+from ganfast.applications.labelled import few_labels, load_labelled
+from ganfast.training import DataError, load_images
 
 
 def save(tmp_path, labels):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-for package in ("torchvision", "matplotlib", "tqdm"):
+for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(package)
 
 FAULTS_OF_TWENTY_CLONES = """

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-for package in ("torchvision", "matplotlib", "tqdm"):
+for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 
@@ -25,7 +25,8 @@ from ganfast.training import (  # noqa: E402
 )
 from ganfast.training.figures import plot_losses, save_grid  # noqa: E402
 
-COLUMNS = ["step", "d_loss", "g_loss", "real_score", "fake_score", "images_per_second"]
+COLUMNS = ["step", "d_loss", "g_loss", "real_score", "fake_score"]
+COLUMNS += ["images_per_second", "data_ms", "compute_ms"]
 
 
 def tiny_gan(seed: int = 0) -> GAN:
@@ -46,9 +47,9 @@ def make_trainer(out: Path, *, seed: int = 0, **options: Any) -> Trainer:
 
 
 def rows(out: Path) -> list[list[str]]:
-    """Read the measurements, without the last column, which is a time."""
+    """Read the measurements, without the last columns, which are times."""
     with (out / "metrics.csv").open(newline="") as file:
-        return [row[:-1] for row in csv.reader(file)]
+        return [row[:-3] for row in csv.reader(file)]
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
@@ -77,8 +78,8 @@ def test_a_run_leaves_its_files(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "deep" / "run")
     assert trainer.run() is True
     assert sorted(p.name for p in trainer.out.iterdir()) == [
-        "checkpoint-00000006.pt",
-        "checkpoint-00000012.pt",
+        "checkpoint-00000006.safetensors",
+        "checkpoint-00000012.safetensors",
         "losses.png",
         "metrics.csv",
         "samples-000006.png",
@@ -106,7 +107,7 @@ def test_a_seed_repeats_a_run(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         trainer.fixed_noise = torch.randn_like(trainer.fixed_noise)
         trainer.run()
-        states.append(load_checkpoint(trainer.out / "checkpoint-00000012.pt"))
+        states.append(load_checkpoint(trainer.out / "checkpoint-00000012.safetensors"))
     assert_same_bits(states[0], states[1])
     assert rows(trainers[0].out) == rows(trainers[1].out)
     assert rows(trainers[0].out) != rows(trainers[2].out)
@@ -121,8 +122,8 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
     # A run that is killed some steps after its checkpoint at 6: rows beyond it are already there.
     killed = make_trainer(tmp_path / "killed", steps=killed_after)
     killed.run()
-    for checkpoint in killed.out.glob("checkpoint-*.pt"):
-        if checkpoint.name != "checkpoint-00000006.pt":
+    for checkpoint in killed.out.glob("checkpoint-*.safetensors"):
+        if checkpoint.name != "checkpoint-00000006.safetensors":
             checkpoint.unlink()
     torch.manual_seed(99)
     resumed = make_trainer(tmp_path / "killed", seed=99)
@@ -130,7 +131,7 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(
     assert resumed.step == 6
     assert resumed.run() is True
 
-    name = "checkpoint-00000012.pt"
+    name = "checkpoint-00000012.safetensors"
     assert_same_bits(load_checkpoint(resumed.out / name), load_checkpoint(whole.out / name))
     assert rows(resumed.out) == rows(whole.out)
     pictures = [t.out / "samples.png" for t in (resumed, whole)]

@@ -21,6 +21,7 @@ EXTRAS = {
     "rich": "bench",
     "matplotlib": "train",
     "sklearn": "train",
+    "tensorboard": "train",
     "torchvision": "train",
     "tqdm": "train",
 }

@@ -27,7 +27,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "FILE.pt2 (torch.export), FILE.onnx (needs onnxscript) or FILE.safetensors (weights alone, "
         "under the run's own names).",
     )
-    parser.add_argument("folder", metavar="RUN", help="folder that 'ganfast train --out' wrote to")
+    parser.add_argument(
+        "run_path",
+        metavar="RUN",
+        help="folder that 'ganfast train --out' wrote to, or a checkpoint in it (best.safetensors)",
+    )
     parser.add_argument("files", metavar="FILE", nargs="+", help=f"ending in {', '.join(SUFFIXES)}")
     parser.set_defaults(run=run)
 
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         if not path.absolute().parent.is_dir():
             raise CommandError(f"cannot write {path}: there is no folder {path.parent}")
     try:
-        gan, state = load_run(args.folder)
+        gan, state = load_run(args.run_path)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
     generator, example = stock(gan.generator), (torch.randn(2, *gan.latent),)

@@ -3,7 +3,15 @@
 import argparse
 import math
 
-__all__ = ["add_data_options", "finite_positive", "positive", "probability", "seed", "shape"]
+__all__ = [
+    "add_data_options",
+    "finite_positive",
+    "not_negative",
+    "positive",
+    "probability",
+    "seed",
+    "shape",
+]
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, data: str = "digits") -> None:
@@ -24,6 +32,13 @@ def positive(word: str) -> int:
     """Read a positive integer."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {word!r}")
+    return int(word)
+
+
+def not_negative(word: str) -> int:
+    """Read 0 or a positive integer."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or a positive integer, got {word!r}")
     return int(word)
 
 

@@ -31,8 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Draw samples.png, interpolation.png (each row a way between two latent "
         "vectors) and interpolation.gif from the newest checkpoint of a run.",
     )
-    parser.add_argument("folder", metavar="RUN", help="folder that 'ganfast train --out' wrote to")
-    parser.add_argument("--out", metavar="PATH", help="folder for the files (default: RUN)")
+    parser.add_argument(
+        "run_path",
+        metavar="RUN",
+        help="folder that 'ganfast train --out' wrote to, or a checkpoint in it (best.safetensors)",
+    )
+    parser.add_argument("--out", metavar="PATH", help="folder for the files (default: the run's)")
     parser.add_argument("--count", type=positive, default=64, help="images (default: 64)")
     parser.add_argument("--seed", type=seed, default=0, help="of the latent vectors (default: 0)")
     parser.set_defaults(run=run)
@@ -40,14 +44,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Write the three files."""
-    for package in ("torchvision", "PIL"):
+    for package in ("torchvision", "PIL", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     try:
-        gan, state = load_run(args.folder)
+        gan, state = load_run(args.run_path)
     except CheckpointError as error:
         raise CommandError(str(error)) from error
-    out = Path(args.out or args.folder)
+    run_path = Path(args.run_path)
+    out = Path(args.out) if args.out else run_path if run_path.is_dir() else run_path.parent
     rng = torch.Generator().manual_seed(args.seed)
     paths = torch.randn(PATHS, *gan.latent, generator=rng)
     shares = torch.linspace(0, 1, COLUMNS)

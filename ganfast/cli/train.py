@@ -18,16 +18,16 @@ import torch
 
 from ganfast import models
 from ganfast.cli.errors import INTERRUPTED, CommandError
-from ganfast.cli.options import finite_positive, positive, probability, seed
+from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
 from ganfast.functional.losses import GAN_LOSSES
 from ganfast.training import (
     PRECISIONS,
     CheckpointError,
     DataError,
     DivergenceError,
-    RollbackWarning,
     Trainer,
     TrainingOptions,
+    TrainingWarning,
     load_images,
     load_newest,
 )
@@ -35,9 +35,10 @@ from ganfast.training import (
 __all__ = ["add_parser", "run"]
 
 DEFAULT_STEPS = 4000
+QUALITY_EVERY = 1000
 DEFAULT_WIDTHS = {"dcgan": 32, "mlp": 128}
 # Looked for before the first step: a missing one must not show after the last.
-NEEDED_PACKAGES = ("matplotlib", "torchvision", "tqdm")
+NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class Settings:
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
-    rollbacks: int = 0
+    quality_every: int | None = None
+    keep_checkpoints: int = 2
+    tensorboard: bool = False
+    on_nan: str = "stop"
 
 
 # What a resumed run may set anew; everything else stays as its checkpoint has it.
@@ -85,7 +89,10 @@ CHANGEABLE = frozenset(
         "log_every",
         "sample_every",
         "checkpoint_every",
-        "rollbacks",
+        "quality_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "on_nan",
     ]
 )
 
@@ -171,17 +178,32 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
         )
 
     add(
-        "--rollbacks",
-        type=int,
-        metavar="TIMES",
-        help="where a loss is not finite, go back this often to the last checkpoint with half the "
-        f"learning rate, instead of stopping (default: {default.rollbacks})",
+        "--quality-every",
+        type=not_negative,
+        metavar="STEPS",
+        help="steps from one Frechet distance to real images to the next, in the features of a "
+        "small classifier; best.safetensors is the best checkpoint; 0 for none "
+        f"(default: {QUALITY_EVERY} where images have labels)",
+    )
+    add(
+        "--keep-checkpoints",
+        type=positive,
+        metavar="COUNT",
+        help=f"how many to keep (default: {default.keep_checkpoints})",
+    )
+    add("--tensorboard", action="store_true", help="write events for TensorBoard below --out too")
+    add(
+        "--on-nan",
+        choices=("stop", "rollback"),
+        help="where a loss is not finite: stop, or go back to the last checkpoint with half the "
+        f"learning rate, three times at most (default: {default.on_nan})",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and return 0, or 130 after Ctrl-C or SIGTERM."""
-    for package in NEEDED_PACKAGES:
+    board = ("tensorboard",) if getattr(args, "tensorboard", False) else ()
+    for package in (*NEEDED_PACKAGES, *board):
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
     given = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in vars(args)}
@@ -237,12 +259,16 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
     steps = settings.steps or DEFAULT_STEPS
     if settings.epochs:
         steps = settings.epochs * (len(data) // settings.batch_size)
+    every = settings.quality_every
+    if every is None:
+        every = QUALITY_EVERY if data.labels is not None and len(data.labels.unique()) > 1 else 0
     settings = replace(
         settings,  # what checkpoints keep: no default that a later version might change
         channels=data.image_shape[0],
         width=settings.width or DEFAULT_WIDTHS[settings.model],
         steps=steps,
         epochs=None,
+        quality_every=every,
     )
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
@@ -267,6 +293,8 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         raise CommandError(f"cannot write to --out {out}: {error}") from error
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if trainer.quality is not None:
+        print(f"Frechet distance between halves of the real images: {trainer.quality.floor:.3g}")
     channels, height, width = data.image_shape
     print(
         f"training {settings.model} on {data.name}: {len(data)} images of "
@@ -308,7 +336,7 @@ def _train(trainer: Trainer) -> int:
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("always", RollbackWarning)
+        warnings.simplefilter("always", TrainingWarning)
         warnings.showwarning = lambda message, *_: print(
             f"ganfast: warning: {message}", file=sys.stderr
         )

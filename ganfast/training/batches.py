@@ -18,14 +18,22 @@ def as_float(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
+def _fits(images: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return images.nbytes <= free // 2
+
+
 class Batches:
     """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, for ever.
 
     Every epoch has its own order; images that do not fill a last batch wait for the next epoch.
-    The order depends on the seed alone.
+    The order depends on the seed alone. The images stay on the device, as bytes, where they take at
+    most half of its free memory; else batches are copied to it while it works on earlier steps.
 
     Args:
-        data: the images; kept on ``device`` as bytes.
+        data: the images.
         batch_size: images a batch.
         seed: of the order.
         device: where batches are made.
@@ -56,7 +64,10 @@ class Batches:
             )
         self.batch_size = batch_size
         self.batches_per_epoch = len(data) // batch_size
-        self._images = data.images.to(device)
+        self._device = torch.device(device)
+        self._images = (
+            data.images.to(self._device) if _fits(data.images, self._device) else data.images
+        )
         self._rng = torch.Generator().manual_seed(seed)
         self._begin_epoch()
 
@@ -68,7 +79,10 @@ class Batches:
             self._begin_epoch()
         start = self._position * self.batch_size
         self._position += 1
-        return as_float(self._images[self._order[start : start + self.batch_size]])
+        batch = self._images[self._order[start : start + self.batch_size]]
+        if batch.device != self._device:  # from pinned memory the copy does not wait for the device
+            batch = batch.pin_memory().to(self._device, non_blocking=True)
+        return as_float(batch)
 
     def _begin_epoch(self) -> None:
         self._rng_at_epoch_start = self._rng.get_state()

@@ -1,6 +1,6 @@
 """What a user's data, checkpoints or output folder can get wrong."""
 
-__all__ = ["CheckpointError", "DataError", "DivergenceError", "RollbackWarning", "first_line"]
+__all__ = ["CheckpointError", "DataError", "DivergenceError", "TrainingWarning", "first_line"]
 
 
 class DivergenceError(Exception):
@@ -11,8 +11,8 @@ class DataError(ValueError):
     """Images that cannot be used; the message says what was given and what to do."""
 
 
-class RollbackWarning(UserWarning):
-    """Training went back to a checkpoint."""
+class TrainingWarning(UserWarning):
+    """Training goes on, but not as it should; the message says what was seen and what to do."""
 
 
 class CheckpointError(ValueError):

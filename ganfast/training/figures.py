@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["COLUMNS", "plot_losses", "save_animation", "save_grid"]
+__all__ = ["COLUMNS", "grid", "plot_losses", "save_animation", "save_grid"]
 
 CELL_PIXELS = 64  # smaller images are enlarged to about this side
 COLUMNS = 8
@@ -19,15 +19,22 @@ def save_grid(images: Tensor, path: Path) -> None:
     """Save images ``[N, C, H, W]`` in [-1, 1] as a PNG, eight a row, enlarged pixel by pixel."""
     from torchvision.utils import save_image
 
-    save_image(
+    save_image(grid(images), path)
+
+
+def grid(images: Tensor) -> Tensor:
+    """Lay images ``[N, C, H, W]`` in [-1, 1] out, eight a row, as one image in [0, 1]."""
+    from torchvision.utils import make_grid
+
+    layout: Tensor = make_grid(
         _enlarged(images),
-        path,
         nrow=COLUMNS,
         padding=4,
         normalize=True,
         value_range=(-1, 1),
         pad_value=0.5,
     )
+    return layout
 
 
 def save_animation(images: Tensor, path: Path) -> None:
@@ -43,13 +50,18 @@ def _enlarged(images: Tensor) -> Tensor:
     return functional.interpolate(images.float(), scale_factor=scale, mode="nearest")
 
 
-def plot_losses(columns: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Plot losses and scores against the step, from the columns of ``metrics.csv``."""
+def plot_losses(
+    columns: Mapping[str, Sequence[float]],
+    path: Path,
+    quality: Mapping[str, Sequence[float]] | None = None,
+) -> None:
+    """Plot losses, scores and Frechet distances against the step, from the tables' columns."""
     # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 7), dpi=120, layout="constrained")
-    losses, scores = figure.subplots(2, 1, sharex=True)
+    rows = 2 if quality is None else 3
+    figure = Figure(figsize=(8, 3.5 * rows), dpi=120, layout="constrained")
+    losses, scores, *others = figure.subplots(rows, 1, sharex=True)
     steps = columns["step"]
     losses.plot(steps, columns["d_loss"], label="discriminator")
     losses.plot(steps, columns["g_loss"], label="generator")
@@ -62,8 +74,14 @@ def plot_losses(columns: Mapping[str, Sequence[float]], path: Path) -> None:
         scores.set_ylim(0, 1)
     else:
         scores.set_ylabel("mean score")
-    scores.set_xlabel("training step")
-    for axes in (losses, scores):
+    if quality is not None:
+        distances = others[0]
+        label = "to real images"
+        distances.plot(quality["step"], quality["frechet_distance"], marker=".", label=label)
+        distances.set_ylabel("Fréchet distance of features")
+        distances.set_ylim(bottom=0)
+    (scores, *others)[-1].set_xlabel("training step")
+    for axes in (losses, scores, *others):
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ganfast import models
 from ganfast.models import GAN
-from ganfast.training.checkpoints import load_newest
+from ganfast.training.checkpoints import load_checkpoint, load_newest
 from ganfast.training.errors import CheckpointError
 
 __all__ = ["load_run"]
@@ -19,7 +19,7 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
     The generator has the average of weights, where the run kept one.
 
     Args:
-        folder: that ``ganfast train --out`` wrote to.
+        folder: that ``ganfast train --out`` wrote to; or one checkpoint in it.
 
     Returns:
         The networks, on the CPU, and the checkpoint.
@@ -27,7 +27,11 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
     Raises:
         CheckpointError: there is no whole checkpoint, or none that says how its models are built.
     """
-    path, state = load_newest(Path(folder))
+    path = Path(folder)
+    if path.is_dir():
+        path, state = load_newest(path)
+    else:
+        state = load_checkpoint(path)
     try:
         model = state["configuration"]["model"]
         gan = models.build(model["name"], **model["options"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,24 +13,32 @@ from torch import Tensor
 
 from ganfast.models import GAN
 from ganfast.nn import GANLoss
-from ganfast.training.batches import Batches
-from ganfast.training.checkpoints import load_newest, save_checkpoint
+from ganfast.training.batches import Batches, as_float
+from ganfast.training.checkpoints import (
+    KEPT,
+    SUFFIX,
+    load_newest,
+    save_checkpoint,
+    write_checkpoint,
+)
 from ganfast.training.data import ImageData
 from ganfast.training.errors import (
     CheckpointError,
     DataError,
     DivergenceError,
-    RollbackWarning,
+    TrainingWarning,
 )
-from ganfast.training.figures import plot_losses, save_grid
+from ganfast.training.health import Health
+from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
-from ganfast.training.metrics import MetricsFile
+from ganfast.training.quality import Quality
 from ganfast.training.step import GANStep, StepResult
 
 __all__ = ["Trainer", "TrainingOptions"]
 
 SAMPLES = 64  # an 8x8 grid
-WRITTEN = ("checkpoint-*.pt", "metrics.csv", "samples*.png", "losses.png")
+ROLLBACKS = 3
+BEST = f"best{SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,9 @@ class TrainingOptions:
     ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
     process.
 
-    Where a loss is not finite, training stops; with ``rollbacks`` above 0 it goes back that often
-    to the last checkpoint instead, each time with half the learning rate.
+    ``on_nan`` says what follows where a loss or weight is not finite: "stop", or "rollback" to the
+    last checkpoint with half the learning rate, three times at most. ``quality_every`` 0 measures
+    no quality; else the images need labels.
     """
 
     steps: int = 2000
@@ -61,8 +69,11 @@ class TrainingOptions:
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
+    quality_every: int = 0
+    keep_checkpoints: int = KEPT
+    tensorboard: bool = False
     keep_memory: bool = True
-    rollbacks: int = 0
+    on_nan: str = "stop"
 
 
 class Trainer:
@@ -70,9 +81,12 @@ class Trainer:
 
     Below ``out`` it writes ``metrics.csv``, ``losses.png``, ``samples-000500.png`` and the like,
     ``samples.png`` at the end, and checkpoints from which a run continues as if it had never
-    stopped: on a CPU, with the same bits. Noise comes from torch's global generator, and ``seed``
-    sets the order of the images; call ``torch.manual_seed`` before building the models to repeat a
-    whole run.
+    stopped: on a CPU, with the same bits. Where quality is measured, ``quality.csv`` has the
+    Frechet distances and ``best.safetensors`` is the checkpoint of the least. A discriminator that
+    has won, and generated images that are all alike, are warned of.
+
+    Noise comes from torch's global generator, and ``seed`` sets the order of the images; call
+    ``torch.manual_seed`` before building the models to repeat a whole run.
 
     Args:
         gan: the models to train, moved to ``device``.
@@ -84,7 +98,9 @@ class Trainer:
             needed to build the models again.
 
     Raises:
-        DataError: if the images do not have the model's shape or do not fill one batch.
+        DataError: if the images do not have the model's shape, do not fill one batch, or have no
+            labels to measure quality with.
+        ValueError: if an option is not one of those allowed.
         OSError: if ``out`` cannot be made or written to.
 
     Example:
@@ -113,6 +129,10 @@ class Trainer:
                 f"{data.name} has images [C, H, W] = {list(data.image_shape)}, "
                 f"the model makes {list(gan.image_shape)}"
             )
+        if options.on_nan not in ("stop", "rollback"):
+            raise ValueError(f"on_nan must be 'stop' or 'rollback', got {options.on_nan!r}")
+        if options.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be positive, got {options.keep_checkpoints}")
         self.options = options
         self.device = torch.device(device)
         self.configuration = dict(configuration or {})
@@ -137,7 +157,11 @@ class Trainer:
         self.step = 0
         self.out = Path(out)
         self.out.mkdir(parents=True, exist_ok=True)
-        self.metrics = MetricsFile(self.out / "metrics.csv")
+        health = Health(as_float(data.images[:SAMPLES]), options.loss)
+        self.journal = Journal(
+            self.out, options.batch_size, health, tensorboard=options.tensorboard
+        )
+        self.quality = Quality(data, device=self.device) if options.quality_every else None
         self._stop_requested = False
         self._rollbacks = 0
         self._resumed = False
@@ -164,8 +188,7 @@ class Trainer:
             keep_freed_memory()
         if not self._resumed:
             self._set_aside_earlier_run()
-        self.metrics.truncate(self.step)
-        self._begin_interval()
+        self.journal.begin(self.step)
         saved_step = self.step if self._resumed else None
         batch_size = self.options.batch_size
         with tqdm(
@@ -176,7 +199,9 @@ class Trainer:
             disable=None,  # silent unless standard error is a terminal
         ) as progress:
             while self.step < self.options.steps and not self._stop_requested:
-                result = self.train_step(next(self.batches))
+                with self.journal.waiting_for_data():
+                    real = next(self.batches)
+                result = self.train_step(real)
                 self.step += 1
                 progress.update(batch_size)
                 if self._diverged(result):
@@ -185,16 +210,20 @@ class Trainer:
                     saved_step = self.step
                     continue
                 if self._due(self.options.log_every):
-                    progress.set_postfix(self._log(result), refresh=False)
+                    measured = self.journal.write_metrics(self.step, result)
+                    progress.set_postfix(measured, refresh=False)
                 if self._due(self.options.sample_every):
                     self.save_samples(f"samples-{self.step:06d}.png")
+                if self.quality is not None and self._due(self.options.quality_every):
+                    self._measure_quality(self.quality)
                 if self._due(self.options.checkpoint_every):
                     self.save()
                     saved_step = self.step
         if saved_step != self.step:
             self.save()
         self.save_samples("samples.png")
-        plot_losses(self.metrics.columns(), self.out / "losses.png")
+        self.journal.plot()
+        self.journal.close()
         return self.step >= self.options.steps
 
     def stop(self) -> None:
@@ -207,7 +236,10 @@ class Trainer:
     def _diverged(self, result: StepResult) -> bool:
         """Look at the losses before they are written, and at the weights before they are saved."""
         last = self.step == self.options.steps or self._stop_requested
-        if last or self._due(self.options.checkpoint_every):
+        saving = self._due(self.options.checkpoint_every) or (
+            self.quality is not None and self._due(self.options.quality_every)
+        )
+        if last or saving:
             weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
             norms = torch.stack(torch._foreach_norm(weights))
             return not torch.isfinite(norms.sum() + result.d_loss + result.g_loss)
@@ -225,7 +257,7 @@ class Trainer:
             path, state = load_newest(self.out)
         except CheckpointError as error:
             raise DivergenceError(f"{seen}; there is no checkpoint to go back to") from error
-        if self._rollbacks == self.options.rollbacks:
+        if self._rollbacks == (ROLLBACKS if self.options.on_nan == "rollback" else 0):
             raise DivergenceError(f"{seen}; the last good checkpoint is {path}")
         self._rollbacks += 1
         rate = self.options.learning_rate * 0.5**self._rollbacks
@@ -233,25 +265,19 @@ class Trainer:
         for optimizer in (self.optimizer_g, self.optimizer_d):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self.metrics.truncate(self.step)
-        self._begin_interval()
+        self.journal.begin(self.step)
         message = f"{seen}; went back to {path} with learning rate {rate:g}"
-        warnings.warn(message, RollbackWarning, stacklevel=3)
+        warnings.warn(message, TrainingWarning, stacklevel=3)
 
-    def _begin_interval(self) -> None:
-        self._interval_start = time.perf_counter()
-        self._interval_start_step = self.step
-
-    def _log(self, result: StepResult) -> dict[str, float]:
-        """Write one row of ``metrics.csv``; the only place where the loop waits for the device."""
-        measured = {name: value.item() for name, value in result._asdict().items()}
-        elapsed = time.perf_counter() - self._interval_start
-        images = (self.step - self._interval_start_step) * self.options.batch_size
-        self.metrics.append(
-            {"step": self.step, **measured, "images_per_second": round(images / elapsed, 1)}
+    def _measure_quality(self, quality: Quality) -> None:
+        """Measure the same latent vectors each time, and keep the best checkpoint."""
+        rng = torch.Generator().manual_seed(0)
+        latent = self.fixed_noise.shape[1:]
+        distance = quality(
+            lambda count: self.sample(torch.randn(count, *latent, generator=rng).to(self.device))
         )
-        self._begin_interval()
-        return measured
+        if self.journal.write_quality(self.step, distance):
+            write_checkpoint(self.out / BEST, self.step, self._state())
 
     @torch.no_grad()
     def sample(self, noise: Tensor) -> Tensor:
@@ -271,12 +297,16 @@ class Trainer:
 
     def save_samples(self, name: str) -> None:
         """Draw the generator's images of the run's fixed noise, always the same 64."""
-        save_grid(self.sample(self.fixed_noise).cpu(), self.out / name)
+        self.journal.write_samples(self.step, self.sample(self.fixed_noise).cpu(), name)
 
     def save(self) -> Path:
         """Write a checkpoint of everything the rest of the run depends on."""
+        keep = self.options.keep_checkpoints
+        return save_checkpoint(self.out, self.step, self._state(), keep=keep)
+
+    def _state(self) -> dict[str, Any]:
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        state = {
+        return {
             "configuration": self.configuration,
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
@@ -288,7 +318,6 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": cuda_rng,
         }
-        return save_checkpoint(self.out, self.step, state)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint, as ``load_newest`` or ``load_checkpoint`` returns it.
@@ -318,7 +347,8 @@ class Trainer:
         self._resumed = True
 
     def _set_aside_earlier_run(self) -> None:
-        files = [file for pattern in WRITTEN for file in self.out.glob(pattern)]
+        patterns = (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN)
+        files = [file for pattern in patterns for file in self.out.glob(pattern)]
         if not files:
             return
         number = 1
