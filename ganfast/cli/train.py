@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import signal
 import sys
 import warnings
@@ -25,17 +26,20 @@ from ganfast.training import (
     CheckpointError,
     DataError,
     DivergenceError,
+    ImageData,
     Trainer,
     TrainingOptions,
     TrainingWarning,
     load_images,
     load_newest,
 )
+from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
 
 DEFAULT_STEPS = 4000
 QUALITY_EVERY = 1000
+FIDELITY_IMAGES = 2000
 DEFAULT_WIDTHS = {"dcgan": 32, "mlp": 128}
 # Looked for before the first step: a missing one must not show after the last.
 NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
@@ -117,6 +121,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--root", metavar="PATH", help="where mnist, fashion-mnist, cifar10 lie (default: data)")
     add("--download", action="store_true", help="fetch them into --root if missing")
     add("--out", metavar="PATH", default="runs/train", help="default: runs/train")
+    add(
+        "--fidelity",
+        action="store_true",
+        default=False,
+        help="measure FID, KID and IS at the end by torch-fidelity; on a CPU that takes minutes",
+    )
     add(
         "--resume",
         action="store_true",
@@ -211,13 +221,18 @@ def run(args: argparse.Namespace) -> int:
         given["betas"] = tuple(given["betas"])
     out = Path(args.out)
     try:
+        if args.fidelity:
+            find_inception()  # a missing file must not show after the last step
         state = _newest_checkpoint(out) if args.resume else None
         saved = state["configuration"]["settings"] if state else {}
         settings = _settings(saved, given)
         trainer = _build_trainer(settings, out)
         if state:
             trainer.restore(state)
-        return _train(trainer)
+        code = _train(trainer)
+        if args.fidelity and code == 0:
+            _write_fidelity(trainer, settings)
+        return code
     except (DataError, CheckpointError, DivergenceError) as error:
         raise CommandError(str(error)) from error
 
@@ -249,13 +264,7 @@ def _settings(saved: dict[str, Any], given: dict[str, Any]) -> Settings:
 
 def _build_trainer(settings: Settings, out: Path) -> Trainer:
     device = _device(settings.device)
-    data = load_images(
-        settings.data,
-        root=settings.root,
-        download=settings.download,
-        image_size=settings.image_size,
-        channels=settings.channels,
-    )
+    data = _load(settings)
     steps = settings.steps or DEFAULT_STEPS
     if settings.epochs:
         steps = settings.epochs * (len(data) // settings.batch_size)
@@ -301,6 +310,34 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         f"{channels}x{height}x{width}, {steps} steps of {settings.batch_size}, on {device}"
     )
     return trainer
+
+
+def _write_fidelity(trainer: Trainer, settings: Settings) -> None:
+    """Compare as many real images, always the same, with generated ones."""
+    data = _load(settings)
+    rng = torch.Generator().manual_seed(0)
+    real = data.images[torch.randperm(len(data), generator=rng)[:FIDELITY_IMAGES]]
+    latent = torch.randn(FIDELITY_IMAGES, *trainer.fixed_noise.shape[1:], generator=rng)
+    fake = [trainer.sample(part.to(trainer.device)).cpu() for part in latent.split(100)]
+    bytes_ = torch.cat(fake).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    figures = fidelity(real, bytes_, cuda=trainer.device.type == "cuda")
+    counted = {"step": trainer.step, "real": len(real), "generated": len(bytes_), **figures}
+    path = trainer.out / "fidelity.json"
+    try:
+        path.write_text(json.dumps(counted, indent=1) + "\n")
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error}") from error
+    print(f"FID {figures['frechet_inception_distance']:.2f}; see {path}")
+
+
+def _load(settings: Settings) -> ImageData:
+    return load_images(
+        settings.data,
+        root=settings.root,
+        download=settings.download,
+        image_size=settings.image_size,
+        channels=settings.channels,
+    )
 
 
 def _device(name: str | None) -> torch.device:

@@ -101,6 +101,13 @@ class Quality:
 
     Raises:
         DataError: there are no labels, or one class only.
+
+    Example::
+
+        >>> from ganfast.training import Quality, load_images
+        >>> quality = Quality(load_images("digits"))
+        >>> quality(lambda count: torch.zeros(count, 1, 32, 32)) > quality.floor
+        True
     """
 
     def __init__(

@@ -214,7 +214,7 @@ class Trainer:
                     progress.set_postfix(measured, refresh=False)
                 if self._due(self.options.sample_every):
                     self.save_samples(f"samples-{self.step:06d}.png")
-                if self.quality is not None and self._due(self.options.quality_every):
+                if self.quality is not None and self._quality_due():
                     self._measure_quality(self.quality)
                 if self._due(self.options.checkpoint_every):
                     self.save()
@@ -233,13 +233,14 @@ class Trainer:
     def _due(self, interval: int) -> bool:
         return self.step % interval == 0
 
+    def _quality_due(self) -> bool:
+        every = self.options.quality_every
+        return every > 0 and (self._due(every) or self.step == self.options.steps)
+
     def _diverged(self, result: StepResult) -> bool:
         """Look at the losses before they are written, and at the weights before they are saved."""
         last = self.step == self.options.steps or self._stop_requested
-        saving = self._due(self.options.checkpoint_every) or (
-            self.quality is not None and self._due(self.options.quality_every)
-        )
-        if last or saving:
+        if last or self._due(self.options.checkpoint_every) or self._quality_due():
             weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
             norms = torch.stack(torch._foreach_norm(weights))
             return not torch.isfinite(norms.sum() + result.d_loss + result.g_loss)
