@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ganfast.bench import report
+from ganfast.applications.records import Record
+from ganfast.bench import application_report, report
 from ganfast.bench.result import Result, geometric_mean, read
 
 ROOT = Path(__file__).parent.parent
@@ -77,13 +78,32 @@ def test_rendering_replaces_what_is_between_the_marks(tmp_path):
         report.render("no marks", tmp_path)
 
 
+def test_a_record_becomes_a_table_with_its_command(tmp_path):
+    table = [{"method": "one", "accuracy": 0.98765}, {"method": "two", "gain": 3}]
+    record = Record("classify", "ganfast classify", {}, table, [], 90.0, MACHINE)
+    record.save(tmp_path / "classify.json")
+    marks = application_report.BEGIN + application_report.END
+    text = application_report.render_applications(f"before\n{marks}after\n", tmp_path)
+    assert "\n`ganfast classify`\n" in text
+    assert "| method | accuracy | gain |\n| --- | --- | --- |\n| one | 0.9877 |  |\n" in text
+    assert "| two |  | 3 |\n" in text
+    assert "2 minutes on 2 threads of Abacus" in text
+    assert application_report.render_applications(text, tmp_path) == text
+    with pytest.raises(ValueError, match="has no lines"):
+        application_report.render_applications("no marks", tmp_path)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"other\.json is no record"):
+        application_report.render_applications(text, tmp_path)
+
+
 def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     write(folder, result(), result(passes="forward+backward"))
-    (tmp_path / "README.md").write_text(report.BEGIN + report.END)
+    marks = (report.BEGIN, report.END, application_report.BEGIN, application_report.END)
+    (tmp_path / "README.md").write_text("".join(marks))
     monkeypatch.setattr(sys, "argv", ["report", "--root", str(tmp_path)])
     report.main()
     assert "Abacus" in (tmp_path / "README.md").read_text()
@@ -98,6 +118,8 @@ def test_readme_agrees_with_the_results():
     text = (ROOT / "README.md").read_text()
     assert list(RESULTS.glob("*.jsonl"))
     assert report.render(text, RESULTS) == text, "run python -m ganfast.bench.report"
+    rendered = application_report.render_applications(text, RESULTS / "applications")
+    assert rendered == text, "run python -m ganfast.bench.report"
 
 
 def test_pictures_agree_with_the_results():

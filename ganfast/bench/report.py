@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ganfast.bench.application_report import render_applications
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean, read
 
@@ -77,7 +78,8 @@ def main() -> None:
     root: Path = parser.parse_args().root
     readme, folder = root / "README.md", root / "benchmarks" / "results"
     try:
-        readme.write_text(render(readme.read_text(), folder))
+        text = render(readme.read_text(), folder)
+        readme.write_text(render_applications(text, folder / "applications"))
         for path in draw(folder, folder):
             print(path)
     except (OSError, ValueError) as error:
