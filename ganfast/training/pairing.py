@@ -37,13 +37,13 @@ class Pairing:
         self._probed = not wanted
         self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
 
-    def probe(self, real: Tensor, processes: Processes) -> None:
+    def probe(self, real: Tensor, processes: Processes | None = None) -> None:
         """Find out, on the first batch, whether the two ways agree, in all processes."""
         if not self._probed:
             self._probed = True
             self._reason = self._why_not(real)
             # Else layers that synchronise would meet other layers than their own.
-            if processes.any(self._reason is not None):
+            if (processes or Processes()).any(self._reason is not None):
                 self._reason = self._reason or "another process found that it cannot be done"
 
     def explain(self) -> str:
