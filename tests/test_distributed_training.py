@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ for package in ("torchvision", "matplotlib", "safetensors", "tqdm"):
     pytest.importorskip(package)
 
 from ganfast.cli import main  # noqa: E402
+from ganfast.cli import processes as cli_processes  # noqa: E402
 from ganfast.models import dcgan  # noqa: E402
 from ganfast.nn import GANLoss  # noqa: E402
 from ganfast.training import (  # noqa: E402
@@ -27,8 +29,10 @@ from ganfast.training import (  # noqa: E402
     GANStep,
     ImageData,
     Processes,
+    joined,
     load_newest,
 )
+from ganfast.training import processes as training_processes  # noqa: E402
 from ganfast.training.processes import JoinedProcesses, Launch  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -136,6 +140,45 @@ def test_an_error_in_one_process_ends_both(data: list[str], tmp_path: Path) -> N
     assert len(rows(tmp_path / "run")) <= 2
 
 
+def test_a_process_that_fails_second_waits_until_the_first_has_spoken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(training_processes, "_store", lambda: store)
+    first = training_processes._fails_first.__wrapped__
+    monkeypatch.setattr(training_processes, "_fails_first", first)  # as if in its own process
+    said: list[str] = []
+
+    def fail_second() -> None:
+        with training_processes.one_speaker() as speaks:
+            said.append("the same" if speaks else "nothing")
+
+    second = threading.Thread(target=fail_second)
+    with training_processes.one_speaker() as speaks:
+        assert speaks
+        second.start()
+        time.sleep(0.3)
+        said.append("why")
+    second.join()
+    assert said == ["why", "nothing"]
+
+
+def test_a_process_has_failed_before_the_others_lose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(training_processes, "launch", lambda: Launch(0, 0, 2))
+    monkeypatch.setattr(training_processes, "_store", lambda: None)
+    monkeypatch.setattr(training_processes, "_fails_first", lambda: not events.append("failed"))
+    group = {"init_process_group": None, "get_rank": 0, "get_world_size": 2}
+    for name, value in group.items():
+        monkeypatch.setattr(torch.distributed, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(
+        torch.distributed, "destroy_process_group", lambda: events.append("group ended")
+    )
+    with pytest.raises(DataError), joined(torch.device("cpu")):
+        raise DataError("image 7 cannot be read")
+    assert events == ["failed", "group ended"]
+
+
 def test_sigterm_saves_and_the_run_can_go_on(data: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [*data, *TINY, "--steps", "1000000", "--out", out]
@@ -149,6 +192,7 @@ def test_sigterm_saves_and_the_run_can_go_on(data: list[str], tmp_path: Path) ->
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         for child in children.read_text().split() if children.exists() else []:
             os.kill(int(child), signal.SIGTERM)
+        time.sleep(0.3)  # two signals at once would be one
         process.send_signal(signal.SIGTERM)
         _, error = finish(process, 1)
     state = load_newest(out)[1]
@@ -208,14 +252,12 @@ def test_every_process_needs_a_gpu_of_its_own(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], device: str, said: str,
 ) -> None:  # fmt: skip
-    from ganfast.cli import processes
-
-    monkeypatch.setattr(processes, "launch", lambda: Launch(0, 3, 4))
+    monkeypatch.setattr(cli_processes, "launch", lambda: Launch(0, 3, 4))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     words = [*data, "--out", str(tmp_path / "run"), "--device", device]
     assert main(["train", *words]) == 2
     assert said in capsys.readouterr().err
-    monkeypatch.setattr(processes, "launch", lambda: Launch(0, 1, 4))
+    monkeypatch.setattr(cli_processes, "launch", lambda: Launch(0, 1, 4))
     monkeypatch.setattr(torch, "zeros", lambda *sizes, device: torch.ones(*sizes))
-    assert processes.own_device("cuda") == torch.device("cuda:1")
-    assert processes.own_device("cpu") == torch.device("cpu")
+    assert cli_processes.own_device("cuda") == torch.device("cuda:1")
+    assert cli_processes.own_device("cpu") == torch.device("cpu")
