@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from ganfast.cli import bench, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
+from ganfast.training.processes import one_speaker
 
 __all__ = ["main"]
 
@@ -49,15 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
     except CommandError as error:
-        message = str(error)
+        message, code = f"error: {error}", BAD_INPUT
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
         extra = EXTRAS[package]
-        message = f"{package} is not installed; it comes with: pip install ganfast[{extra}]"
+        message = f"error: {package} is not installed; it comes with: pip install ganfast[{extra}]"
+        code = BAD_INPUT
     except KeyboardInterrupt:
-        print("ganfast: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    print(f"ganfast: error: {message}", file=sys.stderr)
-    return BAD_INPUT
+        message, code = "interrupted", INTERRUPTED
+    with one_speaker() as speaks:
+        if speaks:
+            print(f"ganfast: {message}", file=sys.stderr, flush=True)
+    return code

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-from ganfast import models
+from ganfast import convert_sync_batchnorm, models
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
+from ganfast.cli.processes import (
+    only_first_prints,
+    own_device,
+    stop_on_interrupt,
+    warnings_in_one_line,
+)
 from ganfast.functional.losses import GAN_LOSSES
 from ganfast.training import (
     PRECISIONS,
@@ -27,9 +29,11 @@ from ganfast.training import (
     DataError,
     DivergenceError,
     ImageData,
+    ProcessError,
+    Processes,
     Trainer,
     TrainingOptions,
-    TrainingWarning,
+    joined,
     load_images,
     load_newest,
 )
@@ -73,6 +77,7 @@ class Settings:
     r1: float = 0.0
     seed: int = 0
     device: str | None = None
+    sync_batch_norm: bool = False
     log_every: int = 50
     sample_every: int = 500
     checkpoint_every: int = 500
@@ -90,6 +95,7 @@ CHANGEABLE = frozenset(
         "steps",
         "epochs",
         "device",
+        "sync_batch_norm",
         "log_every",
         "sample_every",
         "checkpoint_every",
@@ -107,7 +113,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "train",
         help="train a GAN on images",
-        description="Train a GAN. Checkpoints, sample grids and metrics go to the folder --out.",
+        description="Train a GAN. Checkpoints, sample grids and metrics go to the folder --out. "
+        "Several processes: torchrun --nproc-per-node N -m ganfast train ...",
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=run)
@@ -158,7 +165,11 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
     length.add_argument("--steps", type=positive, help=f"default: {DEFAULT_STEPS}")
     length.add_argument("--epochs", type=positive, help="passes over the data, instead of --steps")
     add = group.add_argument
-    add("--batch-size", type=positive, help=f"default: {default.batch_size}")
+    add(
+        "--batch-size",
+        type=positive,
+        help=f"images, of all processes together (default: {default.batch_size})",
+    )
     add("--lr", type=finite_positive, help=f"Adam's learning rate (default: {default.lr})")
     add(
         "--betas",
@@ -178,6 +189,11 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
     add("--r1", type=finite_positive, metavar="GAMMA", help="of the R1 penalty")
     add("--seed", type=seed, help=f"of every random number (default: {default.seed})")
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+    add(
+        "--sync-batch-norm",
+        action="store_true",
+        help="normalise over the whole batch, not over each process's part of it",
+    )
     for name, what in (("log", "metrics"), ("sample", "samples"), ("checkpoint", "checkpoints")):
         steps = getattr(default, f"{name}_every")
         add(
@@ -223,17 +239,20 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.fidelity:
             find_inception()  # a missing file must not show after the last step
-        state = _newest_checkpoint(out) if args.resume else None
-        saved = state["configuration"]["settings"] if state else {}
-        settings = _settings(saved, given)
-        trainer = _build_trainer(settings, out)
-        if state:
-            trainer.restore(state)
-        code = _train(trainer)
-        if args.fidelity and code == 0:
-            _write_fidelity(trainer, settings)
-        return code
-    except (DataError, CheckpointError, DivergenceError) as error:
+        with only_first_prints():
+            state = _newest_checkpoint(out) if args.resume else None
+            saved = state["configuration"]["settings"] if state else {}
+            settings = _settings(saved, given)
+            device = own_device(settings.device)
+            with joined(device) as processes:
+                trainer = _build_trainer(settings, out, device, processes)
+                if state:
+                    trainer.restore(state)
+                code = _train(trainer)
+                if args.fidelity and code == 0 and processes.leads:
+                    _write_fidelity(trainer, settings)
+                return code
+    except (DataError, CheckpointError, DivergenceError, ProcessError) as error:
         raise CommandError(str(error)) from error
 
 
@@ -262,9 +281,11 @@ def _settings(saved: dict[str, Any], given: dict[str, Any]) -> Settings:
     return Settings(**{**saved, **given})
 
 
-def _build_trainer(settings: Settings, out: Path) -> Trainer:
-    device = _device(settings.device)
-    data = _load(settings)
+def _build_trainer(
+    settings: Settings, out: Path, device: torch.device, processes: Processes
+) -> Trainer:
+    with processes.first_before_others():  # who may have to fetch them
+        data = _load(settings)
     steps = settings.steps or DEFAULT_STEPS
     if settings.epochs:
         steps = settings.epochs * (len(data) // settings.batch_size)
@@ -287,6 +308,9 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         gan = models.build(settings.model, **model_options)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    if settings.sync_batch_norm:
+        for network in (gan.generator, gan.discriminator):
+            convert_sync_batchnorm(network)
     shared = {f.name for f in fields(TrainingOptions)} & {f.name for f in fields(Settings)}
     options = TrainingOptions(
         **{name: getattr(settings, name) for name in shared} | {"steps": steps},
@@ -297,7 +321,15 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
         "settings": asdict(settings),
     }
     try:
-        trainer = Trainer(gan, data, options, out=out, device=device, configuration=configuration)
+        trainer = Trainer(
+            gan,
+            data,
+            options,
+            out=out,
+            device=device,
+            configuration=configuration,
+            processes=processes,
+        )
     except OSError as error:
         raise CommandError(f"cannot write to --out {out}: {error}") from error
     except ValueError as error:
@@ -308,6 +340,7 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
     print(
         f"training {settings.model} on {data.name}: {len(data)} images of "
         f"{channels}x{height}x{width}, {steps} steps of {settings.batch_size}, on {device}"
+        + (f", in {processes.count} processes" if processes.count > 1 else "")
     )
     return trainer
 
@@ -340,22 +373,9 @@ def _load(settings: Settings) -> ImageData:
     )
 
 
-def _device(name: str | None) -> torch.device:
-    """Return the device asked for, once it has answered."""
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise CommandError(f"--device {name} is not available: {reason}") from error
-    return device
-
-
 def _train(trainer: Trainer) -> int:
     try:
-        with _stop_on_interrupt(trainer), _warnings_in_one_line():
+        with stop_on_interrupt(trainer), warnings_in_one_line():
             finished = trainer.run()
     except OSError as error:
         raise CommandError(f"cannot write to --out {trainer.out}: {error}") from error
@@ -368,29 +388,3 @@ def _train(trainer: Trainer) -> int:
         return INTERRUPTED
     print(f"trained {trainer.step} steps; see {trainer.out / 'samples.png'}")
     return 0
-
-
-@contextmanager
-def _warnings_in_one_line() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", TrainingWarning)
-        warnings.showwarning = lambda message, *_: print(
-            f"ganfast: warning: {message}", file=sys.stderr
-        )
-        yield
-
-
-@contextmanager
-def _stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let a first Ctrl-C or SIGTERM end training after its step, and a second one at once."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, previous[signal.Signals(signum)] or signal.SIG_DFL)
-        trainer.stop()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)

@@ -3,8 +3,15 @@
 from ganfast.training.batches import Batches
 from ganfast.training.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from ganfast.training.data import ImageData, load_images
-from ganfast.training.errors import CheckpointError, DataError, DivergenceError, TrainingWarning
+from ganfast.training.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    ProcessError,
+    TrainingWarning,
+)
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.processes import Processes, joined
 from ganfast.training.quality import Quality, frechet_distance
 from ganfast.training.runs import load_run
 from ganfast.training.step import PRECISIONS, GANStep, StepResult
@@ -18,12 +25,15 @@ __all__ = [
     "DivergenceError",
     "GANStep",
     "ImageData",
+    "ProcessError",
+    "Processes",
     "Quality",
     "StepResult",
     "Trainer",
     "TrainingOptions",
     "TrainingWarning",
     "frechet_distance",
+    "joined",
     "keep_freed_memory",
     "load_checkpoint",
     "load_images",

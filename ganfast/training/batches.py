@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ganfast.training.data import ImageData
 from ganfast.training.errors import DataError
+from ganfast.training.processes import Processes
 
 __all__ = ["Batches", "as_float"]
 
@@ -29,17 +30,22 @@ class Batches:
     """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, for ever.
 
     Every epoch has its own order; images that do not fill a last batch wait for the next epoch.
-    The order depends on the seed alone. The images stay on the device, as bytes, where they take at
-    most half of its free memory; else batches are copied to it while it works on earlier steps.
+    The order depends on the seed alone. Of several processes, which must have the same seed, each
+    gets its part of every batch; the state is the same for all, and for any number of them.
+
+    The images stay on the device, as bytes, where they take at most half of its free memory; else
+    batches are copied to it while it works on earlier steps.
 
     Args:
         data: the images.
-        batch_size: images a batch.
+        batch_size: images a batch, of all processes together.
         seed: of the order.
         device: where batches are made.
+        processes: that share every batch; None for this one alone.
 
     Raises:
-        DataError: if the batch size is not positive or there are fewer images than one batch.
+        DataError: if the batch size is not positive, the processes do not divide it, or there are
+            fewer images than one batch.
 
     Example:
         >>> from ganfast.training import Batches, load_images
@@ -55,12 +61,19 @@ class Batches:
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        processes: Processes | None = None,
     ) -> None:
+        self._processes = processes or Processes()
         if batch_size < 1:
             raise DataError(f"batch size must be positive, got {batch_size}")
         if batch_size > len(data):
             raise DataError(
                 f"batch size {batch_size} is larger than {data.name}, which has {len(data)} images"
+            )
+        if batch_size % self._processes.count:
+            raise DataError(
+                f"batch size {batch_size} is that of all processes together, and "
+                f"{self._processes.count} processes do not divide it"
             )
         self.batch_size = batch_size
         self.batches_per_epoch = len(data) // batch_size
@@ -79,7 +92,8 @@ class Batches:
             self._begin_epoch()
         start = self._position * self.batch_size
         self._position += 1
-        batch = self._images[self._order[start : start + self.batch_size]]
+        chosen = self._processes.part(self._order[start : start + self.batch_size])
+        batch = self._images[chosen]
         if batch.device != self._device:  # from pinned memory the copy does not wait for the device
             batch = batch.pin_memory().to(self._device, non_blocking=True)
         return as_float(batch)

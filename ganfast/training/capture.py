@@ -108,6 +108,9 @@ class CapturedStep:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Where there are several processes, a thread of NCCL's asks for events meanwhile.
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        mode = "thread_local" if several else "global"
+        with torch.cuda.graph(graph, capture_error_mode=mode):
             self._result = self._step.update(self._real)
         self._graph = graph

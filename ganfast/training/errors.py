@@ -1,10 +1,21 @@
 """What a user's data, checkpoints or output folder can get wrong."""
 
-__all__ = ["CheckpointError", "DataError", "DivergenceError", "TrainingWarning", "first_line"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "DivergenceError",
+    "ProcessError",
+    "TrainingWarning",
+    "first_line",
+]
 
 
 class DivergenceError(Exception):
     """Training met a loss that is not finite; the message says where, and what is saved."""
+
+
+class ProcessError(RuntimeError):
+    """Another of the processes that train together failed or was lost."""
 
 
 class DataError(ValueError):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ganfast.training.processes import Processes
+
 __all__ = ["Pairing"]
 
 PROBED = 4
@@ -35,11 +37,14 @@ class Pairing:
         self._probed = not wanted
         self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
 
-    def probe(self, real: Tensor) -> None:
-        """Find out, on the first batch, whether the two ways agree."""
+    def probe(self, real: Tensor, processes: Processes | None = None) -> None:
+        """Find out, on the first batch, whether the two ways agree, in all processes."""
         if not self._probed:
             self._probed = True
             self._reason = self._why_not(real)
+            # Else layers that synchronise would meet other layers than their own.
+            if (processes or Processes()).any(self._reason is not None):
+                self._reason = self._reason or "another process found that it cannot be done"
 
     def explain(self) -> str:
         """Say whether batches are paired, and why not."""

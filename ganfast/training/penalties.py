@@ -5,21 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ganfast.training.processes import Processes
+
 __all__ = ["gradient_penalty", "r1_penalty"]
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, processes: Processes | None = None
+) -> Tensor:
     """Return the mean of ``(|gradient| - 1)^2`` at random points between real and fake images.
 
     Args:
         discriminator: maps images to scores, batch first.
         real: images ``[N, ...]``.
         fake: as many generated ones.
+        processes: those that have the other parts of the batch; None for none.
 
     Source:
         Gulrajani et al. 2017, algorithm 1, https://arxiv.org/abs/1704.00028
     """
-    share = torch.rand(len(real), *(1,) * (real.dim() - 1), device=real.device, dtype=real.dtype)
+    processes = processes or Processes()
+    count, ones = len(real) * processes.count, (1,) * (real.dim() - 1)
+    share = processes.part(torch.rand(count, *ones, device=real.device, dtype=real.dtype))
     between = torch.lerp(fake.detach().to(real.dtype), real.detach(), share).requires_grad_()
     norms: Tensor = _gradient(discriminator(between), between).flatten(1).norm(dim=1)
     penalty: Tensor = (norms - 1).square().mean()

@@ -14,6 +14,7 @@ from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
 from ganfast.training.pairing import Pairing
 from ganfast.training.penalties import gradient_penalty, r1_penalty
+from ganfast.training.processes import Processes
 
 __all__ = ["PRECISIONS", "GANStep", "StepResult"]
 
@@ -64,6 +65,9 @@ class GANStep:
         penalty: weight of the gradient penalty (Gulrajani et al. 2017, equation 3), 0 for none.
         r1: weight gamma of the penalty on the gradient at real images (Mescheder et al. 2018,
             equation 9), 0 for none.
+        processes: that take the step together, each with its part of the batch; None for this one
+            alone. The networks become those of process 0, and what is measured is the mean. Seed
+            all alike: each takes its part of the random numbers of the whole batch.
 
     Raises:
         ValueError: an option that is not one of those above.
@@ -99,6 +103,7 @@ class GANStep:
         ema: float | None = None,
         penalty: float = 0.0,
         r1: float = 0.0,
+        processes: Processes | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -117,6 +122,7 @@ class GANStep:
         self.precision = precision
         self.penalty = penalty
         self.r1 = r1
+        self.processes = processes or Processes()
         self.device = next(generator.parameters()).device
         on_gpu = self.device.type == "cuda"
         if channels_last is None:
@@ -125,6 +131,7 @@ class GANStep:
         for network in (generator, discriminator):
             if channels_last:
                 network.to(memory_format=torch.channels_last)
+            self.processes.follow_first([*network.parameters(), *network.buffers()])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.pairing = Pairing(discriminator, wanted=paired)
         self.average = None if ema is None else WeightAverage(generator, ema)
@@ -132,7 +139,7 @@ class GANStep:
 
     def __call__(self, real: Tensor) -> StepResult:
         """Take one step on real images ``[N, C, H, W]`` without waiting for the device."""
-        self.pairing.probe(real)
+        self.pairing.probe(real, self.processes)
         return self.captured(real)
 
     def explain(self) -> str:
@@ -173,7 +180,7 @@ class GANStep:
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.generator)
-        return StepResult(d_loss, g_loss, real_score, fake_score)
+        return StepResult(*self.processes.average((d_loss, g_loss, real_score, fake_score)))
 
     def _autocast(self) -> torch.autocast:
         # One context a pass: weights cast for one must not serve another after their update.
@@ -181,9 +188,11 @@ class GANStep:
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=enabled)
 
     def _draw(self, real: Tensor) -> Tensor:
+        count = real.shape[0] * self.processes.count
         if callable(self.latent):
-            return self.latent(real.shape[0])
-        return torch.randn(real.shape[0], *self.latent, device=real.device, dtype=real.dtype)
+            return self.processes.part(self.latent(count))
+        latent = torch.randn(count, *self.latent, device=real.device, dtype=real.dtype)
+        return self.processes.part(latent)
 
     def _update_discriminator(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.optimizer_d.zero_grad(set_to_none=True)
@@ -196,9 +205,10 @@ class GANStep:
             if self.r1:
                 loss = loss + self.r1 / 2 * r1_penalty(scores[0][: len(real)], real)
             if self.penalty:
-                loss = loss + self.penalty * gradient_penalty(self.discriminator, real, fake)
+                penalty = gradient_penalty(self.discriminator, real, fake, self.processes)
+                loss = loss + self.penalty * penalty
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer_d)
+        self._follow_gradients(self.optimizer_d)
         return loss.detach(), real_score, fake_score
 
     def _update_generator(self, fake: Tensor) -> Tensor:
@@ -208,5 +218,11 @@ class GANStep:
         # The discriminator's own gradients would be thrown away: ask only for the generator's.
         inputs = [p for p in self.generator.parameters() if p.requires_grad]
         self.scaler.scale(loss).backward(inputs=inputs)
-        self.scaler.step(self.optimizer_g)
+        self._follow_gradients(self.optimizer_g)
         return loss.detach()
+
+    def _follow_gradients(self, optimizer: Optimizer) -> None:
+        # Averaged before the scaler looks: what overflows in one process does so in all.
+        groups = optimizer.param_groups
+        self.processes.average_gradients(p for group in groups for p in group["params"])
+        self.scaler.step(optimizer)

@@ -31,6 +31,7 @@ from ganfast.training.errors import (
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.processes import Processes
 from ganfast.training.quality import Quality
 from ganfast.training.step import GANStep, StepResult
 
@@ -88,6 +89,9 @@ class Trainer:
     Noise comes from torch's global generator, and ``seed`` sets the order of the images; call
     ``torch.manual_seed`` before building the models to repeat a whole run.
 
+    Of several processes, each builds a trainer alike; process 0 writes the files, and the others
+    read its checkpoints where a run goes back to one: all see the same folder.
+
     Args:
         gan: the models to train, moved to ``device``.
         data: images of the shape ``gan.image_shape``.
@@ -96,6 +100,8 @@ class Trainer:
         device: where to train.
         configuration: numbers, strings, lists and dicts kept in every checkpoint, such as what is
             needed to build the models again.
+        processes: that train together, each with its part of every batch of
+            ``options.batch_size`` images; None for this one alone.
 
     Raises:
         DataError: if the images do not have the model's shape, do not fill one batch, or have no
@@ -123,6 +129,7 @@ class Trainer:
         out: str | Path,
         device: torch.device | str = "cpu",
         configuration: Mapping[str, Any] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         if data.image_shape != gan.image_shape:
             raise DataError(
@@ -136,11 +143,18 @@ class Trainer:
         self.options = options
         self.device = torch.device(device)
         self.configuration = dict(configuration or {})
+        self.processes = processes or Processes()
         self.generator = gan.generator.to(self.device)
         self.discriminator = gan.discriminator.to(self.device)
         self.optimizer_g = self._adam(self.generator)
         self.optimizer_d = self._adam(self.discriminator)
-        self.batches = Batches(data, options.batch_size, seed=options.seed, device=self.device)
+        self.batches = Batches(
+            data,
+            options.batch_size,
+            seed=options.seed,
+            device=self.device,
+            processes=self.processes,
+        )
         self.train_step = GANStep(
             self.generator,
             self.discriminator,
@@ -152,17 +166,22 @@ class Trainer:
             ema=options.ema,
             penalty=options.penalty,
             r1=options.r1,
+            processes=self.processes,
         )
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
         self.out = Path(out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        if self.processes.leads:
+            self.out.mkdir(parents=True, exist_ok=True)
         health = Health(as_float(data.images[:SAMPLES]), options.loss)
         self.journal = Journal(
             self.out, options.batch_size, health, tensorboard=options.tensorboard
         )
-        self.quality = Quality(data, device=self.device) if options.quality_every else None
+        measures = options.quality_every and self.processes.leads
+        self.quality = Quality(data, device=self.device) if measures else None
         self._stop_requested = False
+        self._stopping = False
+        self._saved_step: int | None = None
         self._rollbacks = 0
         self._resumed = False
 
@@ -186,44 +205,33 @@ class Trainer:
 
         if self.options.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
-        if not self._resumed:
-            self._set_aside_earlier_run()
-        self.journal.begin(self.step)
-        saved_step = self.step if self._resumed else None
+        with self.processes.first_before_others():
+            if self.processes.leads:
+                self._begin_files()
         batch_size = self.options.batch_size
         with tqdm(
             total=self.options.steps * batch_size,
             initial=self.step * batch_size,
             unit=" images",
             unit_scale=True,
-            disable=None,  # silent unless standard error is a terminal
+            # None: silent unless standard error is a terminal
+            disable=None if self.processes.leads else True,
         ) as progress:
-            while self.step < self.options.steps and not self._stop_requested:
+            while self.step < self.options.steps and not self._stopping:
                 with self.journal.waiting_for_data():
                     real = next(self.batches)
                 result = self.train_step(real)
                 self.step += 1
+                self._stopping = self.processes.any(self._stop_requested)
                 progress.update(batch_size)
                 if self._diverged(result):
                     self._roll_back(result)
                     progress.n = self.step * batch_size
-                    saved_step = self.step
-                    continue
-                if self._due(self.options.log_every):
-                    measured = self.journal.write_metrics(self.step, result)
+                elif self.processes.leads and (measured := self._write_what_is_due(result)):
                     progress.set_postfix(measured, refresh=False)
-                if self._due(self.options.sample_every):
-                    self.save_samples(f"samples-{self.step:06d}.png")
-                if self.quality is not None and self._quality_due():
-                    self._measure_quality(self.quality)
-                if self._due(self.options.checkpoint_every):
-                    self.save()
-                    saved_step = self.step
-        if saved_step != self.step:
-            self.save()
-        self.save_samples("samples.png")
-        self.journal.plot()
-        self.journal.close()
+        with self.processes.first_before_others():
+            if self.processes.leads:
+                self._end_files()
         return self.step >= self.options.steps
 
     def stop(self) -> None:
@@ -239,17 +247,20 @@ class Trainer:
 
     def _diverged(self, result: StepResult) -> bool:
         """Look at the losses before they are written, and at the weights before they are saved."""
-        last = self.step == self.options.steps or self._stop_requested
+        last = self.step == self.options.steps or self._stopping
         if last or self._due(self.options.checkpoint_every) or self._quality_due():
             weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
             norms = torch.stack(torch._foreach_norm(weights))
-            return not torch.isfinite(norms.sum() + result.d_loss + result.g_loss)
-        if self._due(self.options.log_every):
-            return not torch.isfinite(result.d_loss + result.g_loss)
-        return False
+            finite = torch.isfinite(norms.sum() + result.d_loss + result.g_loss)
+        elif self._due(self.options.log_every):
+            finite = torch.isfinite(result.d_loss + result.g_loss)
+        else:
+            return False
+        return self.processes.any(not finite)
 
     def _roll_back(self, result: StepResult) -> None:
         """Go back to the newest checkpoint with half the learning rate, or raise."""
+        self.processes.any(True)  # process 0 has then written the checkpoint that all read
         seen = (
             f"at step {self.step} a loss or a weight is not finite: the discriminator's loss is "
             f"{result.d_loss.item()}, the generator's {result.g_loss.item()}"
@@ -266,7 +277,8 @@ class Trainer:
         for optimizer in (self.optimizer_g, self.optimizer_d):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self.journal.begin(self.step)
+        if self.processes.leads:
+            self.journal.begin(self.step)
         message = f"{seen}; went back to {path} with learning rate {rate:g}"
         warnings.warn(message, TrainingWarning, stacklevel=3)
 
@@ -303,6 +315,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of everything the rest of the run depends on."""
         keep = self.options.keep_checkpoints
+        self._saved_step = self.step
         return save_checkpoint(self.out, self.step, self._state(), keep=keep)
 
     def _state(self) -> dict[str, Any]:
@@ -344,8 +357,33 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        self.step = state["step"]
+        self.step = self._saved_step = state["step"]
         self._resumed = True
+
+    def _begin_files(self) -> None:
+        if not self._resumed:
+            self._set_aside_earlier_run()
+        self.journal.begin(self.step)
+
+    def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
+        """Write what this step is the time for, and return what was measured of it, if it was."""
+        measured = {}
+        if self._due(self.options.log_every):
+            measured = self.journal.write_metrics(self.step, result)
+        if self._due(self.options.sample_every):
+            self.save_samples(f"samples-{self.step:06d}.png")
+        if self.quality is not None and self._quality_due():
+            self._measure_quality(self.quality)
+        if self._due(self.options.checkpoint_every):
+            self.save()
+        return measured
+
+    def _end_files(self) -> None:
+        if self._saved_step != self.step:
+            self.save()
+        self.save_samples("samples.png")
+        self.journal.plot()
+        self.journal.close()
 
     def _set_aside_earlier_run(self) -> None:
         patterns = (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN)
