@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from ganfast import models
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
+from ganfast.cli.presets import PRESETS
 from ganfast.functional.losses import GAN_LOSSES
 from ganfast.training import (
     PRECISIONS,
@@ -40,7 +41,7 @@ __all__ = ["add_parser", "run"]
 DEFAULT_STEPS = 4000
 QUALITY_EVERY = 1000
 FIDELITY_IMAGES = 2000
-DEFAULT_WIDTHS = {"dcgan": 32, "mlp": 128}
+DEFAULT_WIDTHS = {"dcgan": 32, "keras-dcgan": 64, "mlp": 128}
 # Looked for before the first step: a missing one must not show after the last.
 NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
@@ -56,7 +57,9 @@ class Settings:
     data: str = "digits"
     root: str | None = None
     download: bool = False
+    preset: str | None = None
     model: str = "dcgan"
+    model_options: dict[str, Any] = field(default_factory=dict)
     image_size: int = 32
     channels: int | None = None
     width: int | None = None
@@ -139,12 +142,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_model_options(parser: argparse.ArgumentParser, default: Settings) -> None:
     add = parser.add_argument_group("model").add_argument
+    add(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="a published GAN: sets model, sizes, batch, Adam and loss where no option does",
+    )
     add("--model", choices=sorted(models.BUILDERS), help=f"default: {default.model}")
     add(
         "--image-size",
         type=positive,
         metavar="PIXELS",
-        help=f"side of the images; dcgan: 16, 32, 64, 128, 256 (default: {default.image_size})",
+        help="side of the images; dcgan: 16, 32, 64, 128, 256; "
+        f"keras-dcgan: 16, 32, 64 (default: {default.image_size})",
     )
     add("--channels", type=int, choices=(1, 3), help="grey or RGB (default: as the data)")
     widths = ", ".join(f"{width} for {name}" for name, width in DEFAULT_WIDTHS.items())
@@ -250,16 +259,22 @@ def _newest_checkpoint(out: Path) -> dict[str, Any]:
 
 
 def _settings(saved: dict[str, Any], given: dict[str, Any]) -> Settings:
-    """Join a checkpoint's settings with those given now, which may not contradict them."""
+    """Join a checkpoint's settings with those given now, which may not contradict them.
+
+    A new run takes what its preset says and no option does.
+    """
+    preset = {} if saved else {**PRESETS.get(given.get("preset", ""), {})}
+    if given.get("model", preset.get("model")) != preset.get("model"):
+        preset.pop("model_options", None)  # which are of the preset's own model
     for name, value in given.items():
-        if saved and name not in CHANGEABLE and saved[name] != value:
+        if saved and name not in CHANGEABLE and saved.get(name) != value:
             raise CommandError(
                 f"--{name.replace('_', '-')} {value} contradicts the run being resumed, which has "
-                f"{saved[name]}; leave the option out, or start a new run with another --out"
+                f"{saved.get(name)}; leave the option out, or start a new run with another --out"
             )
     if "steps" in given or "epochs" in given:
         saved = {**saved, "steps": None, "epochs": None}
-    return Settings(**{**saved, **given})
+    return Settings(**{**preset, **saved, **given})
 
 
 def _build_trainer(settings: Settings, out: Path) -> Trainer:
@@ -281,7 +296,7 @@ def _build_trainer(settings: Settings, out: Path) -> Trainer:
     )
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
-    }
+    } | settings.model_options
     torch.manual_seed(settings.seed)
     try:
         gan = models.build(settings.model, **model_options)

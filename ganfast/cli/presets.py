@@ -1,0 +1,47 @@
+"""Settings of published GANs, by the names that ``ganfast train --preset`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["PRESETS"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Radford et al. 2015, section 3, https://arxiv.org/abs/1511.06434
+    "dcgan": {
+        "model": "dcgan",
+        "image_size": 64,
+        "width": 64,
+        "latent": 100,
+        "batch_size": 128,
+        "lr": 2e-4,
+        "betas": (0.5, 0.999),
+        "loss": "bce",
+    },
+    # https://www.tensorflow.org/tutorials/generative/dcgan, for images of 32 pixels
+    "keras-dcgan": {
+        "model": "keras-dcgan",
+        "image_size": 32,
+        "width": 64,
+        "latent": 100,
+        "batch_size": 256,
+        "lr": 1e-4,
+        "betas": (0.9, 0.999),
+        "loss": "bce",
+    },
+    # https://github.com/eriklindernoren/PyTorch-GAN, gan.py: the second argument of its BatchNorm1d
+    # is eps
+    "mlp-mnist": {
+        "model": "mlp",
+        "model_options": {"eps": 0.8},
+        "image_size": 28,
+        "width": 128,
+        "latent": 100,
+        "batch_size": 64,
+        "lr": 2e-4,
+        "betas": (0.5, 0.999),
+        "loss": "bce",
+    },
+}
+"""Values of ``ganfast.cli.train.Settings``, which options given beside a preset override."""
