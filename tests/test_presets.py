@@ -61,7 +61,7 @@ def test_a_preset_sets_what_no_option_does(data: str, tmp_path: Path, preset: st
     ("preset", "expected"),
     [
         ("dcgan", ("dcgan", 64, 64, 100, 128, 2e-4, (0.5, 0.999))),
-        ("keras-dcgan", ("keras-dcgan", 32, 64, 100, 256, 1e-4, (0.9, 0.999))),
+        ("keras-dcgan", ("keras-dcgan", 32, 64, 100, 128, 2e-4, (0.5, 0.999))),
         ("mlp-mnist", ("mlp", 28, 128, 100, 64, 2e-4, (0.5, 0.999))),
     ],
 )
