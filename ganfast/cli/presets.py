@@ -1,11 +1,13 @@
-"""Settings of published GANs, by the names that ``ganfast train --preset`` takes."""
+"""Settings of published GANs for ``ganfast train --preset``, and how settings are joined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
-__all__ = ["PRESETS"]
+from ganfast.cli.errors import CommandError
+
+__all__ = ["PRESETS", "joined"]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Radford et al. 2015, section 3, https://arxiv.org/abs/1511.06434
@@ -47,3 +49,35 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 """Values of ``ganfast.cli.train.Settings``, which options given beside a preset override."""
+
+
+def joined(
+    saved: Mapping[str, Any], given: Mapping[str, Any], changeable: Container[str]
+) -> dict[str, Any]:
+    """Join settings: of a checkpoint or a preset, and those given now.
+
+    Args:
+        saved: all settings of the run to resume, none for a new run.
+        given: those of the command line; among them may be the name of a preset.
+        changeable: names of settings that may differ from those saved.
+
+    Raises:
+        CommandError: a setting given contradicts the saved one.
+
+    Example:
+        >>> from ganfast.cli.presets import joined
+        >>> joined({}, {"preset": "dcgan", "lr": 0.001}, ())["lr"]
+        0.001
+    """
+    preset = {} if saved else {**PRESETS.get(given.get("preset", ""), {})}
+    if given.get("model", preset.get("model")) != preset.get("model"):
+        preset.pop("model_options", None)  # which are of the preset's own model
+    for name, value in given.items():
+        if saved and name not in changeable and saved.get(name) != value:
+            raise CommandError(
+                f"--{name.replace('_', '-')} {value} contradicts the run being resumed, which has "
+                f"{saved.get(name)}; leave the option out, or start a new run with another --out"
+            )
+    if "steps" in given or "epochs" in given:
+        saved = {**saved, "steps": None, "epochs": None}
+    return {**preset, **saved, **given}

@@ -20,7 +20,7 @@ import torch
 from ganfast import models
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
-from ganfast.cli.presets import PRESETS
+from ganfast.cli.presets import PRESETS, joined
 from ganfast.functional.losses import GAN_LOSSES
 from ganfast.training import (
     PRECISIONS,
@@ -234,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
             find_inception()  # a missing file must not show after the last step
         state = _newest_checkpoint(out) if args.resume else None
         saved = state["configuration"]["settings"] if state else {}
-        settings = _settings(saved, given)
+        settings = Settings(**joined(saved, given, CHANGEABLE))
         trainer = _build_trainer(settings, out)
         if state:
             trainer.restore(state)
@@ -256,25 +256,6 @@ def _newest_checkpoint(out: Path) -> dict[str, Any]:
         raise CommandError(f"{path} was not written by 'ganfast train'")
     print(f"resuming from {path}")
     return state
-
-
-def _settings(saved: dict[str, Any], given: dict[str, Any]) -> Settings:
-    """Join a checkpoint's settings with those given now, which may not contradict them.
-
-    A new run takes what its preset says and no option does.
-    """
-    preset = {} if saved else {**PRESETS.get(given.get("preset", ""), {})}
-    if given.get("model", preset.get("model")) != preset.get("model"):
-        preset.pop("model_options", None)  # which are of the preset's own model
-    for name, value in given.items():
-        if saved and name not in CHANGEABLE and saved.get(name) != value:
-            raise CommandError(
-                f"--{name.replace('_', '-')} {value} contradicts the run being resumed, which has "
-                f"{saved.get(name)}; leave the option out, or start a new run with another --out"
-            )
-    if "steps" in given or "epochs" in given:
-        saved = {**saved, "steps": None, "epochs": None}
-    return Settings(**{**preset, **saved, **given})
 
 
 def _build_trainer(settings: Settings, out: Path) -> Trainer:
