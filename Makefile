@@ -3,7 +3,7 @@
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
 # make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
-# make results NAME=machine   measure everything anew for README's table, some 20 minutes
+# make results NAME=machine   measure everything anew for README's table, some 25 minutes
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 # make sanitize   run the op tests on an extension built with the address and undefined-behaviour
 #                 sanitizers

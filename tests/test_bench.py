@@ -131,6 +131,22 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
             assert min(picture.size) > 100
 
 
+def test_steps_have_a_column_and_a_line_of_memory(tmp_path, capsys):
+    pytest.importorskip("tqdm")
+    found = tmp_path / "found.jsonl"
+    command = ["bench", "step", "--device", "cpu", "--shapes", "4x1x16x16", "--rounds", "2"]
+    assert main([*command, "--against", "eager", "losses", "--json", str(found)]) == 0
+    printed = capsys.readouterr().out
+    (one,) = read(found)
+    assert one.peak_bytes.keys() == one.kept_bytes.keys() == {"ganfast", "eager", "losses"}
+    assert one.kernels == {}
+    ours, theirs = (f"{one.peak_bytes[name] / 1e6:.0f}" for name in ("ganfast", "eager"))
+    assert re.search(rf"images/s +peak MB.*\n4x1x16x16 .* {ours} ", printed)
+    assert re.search(rf"^4x1x16x16: peak MB .*: ganfast {ours} .*eager {theirs} ", printed, re.M)
+    share = one.peak_bytes["ganfast"] / one.peak_bytes["eager"]
+    assert f"memory at its peak is {share:.2f} of eager's (target: at most 0.75)" in printed
+
+
 def test_wrong_values_stop_the_command(monkeypatch, capsys):
     monkeypatch.setattr(fast.BatchNorm2d, "forward", lambda self, x: 1.01 * x)
     assert main(["bench", "ops", "--device", "cpu", "--shapes", "4x3x5x5", "--rounds", "2"]) == 2

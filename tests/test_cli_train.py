@@ -48,7 +48,7 @@ def train(data: str, out: Path, *words: str) -> int:
     return main(["train", "--data", data, "--out", str(out), *TINY, *words])
 
 
-@pytest.mark.parametrize("model", ["dcgan", "mlp"])
+@pytest.mark.parametrize("model", ["dcgan", "keras-dcgan", "mlp"])
 def test_trains_and_says_where_the_samples_are(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:

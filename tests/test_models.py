@@ -60,9 +60,32 @@ def mlp_twin(size: int, channels: int, width: int, latent: int, eps: float) -> l
     return twins
 
 
+def keras_twin(size: int, channels: int, width: int, latent: int) -> list[Main]:
+    """Build TensorFlow's DCGAN of torch's layers: eps 1e-3, momentum 1 - 0.99, slope 0.3."""
+
+    def norm_act(norm: nn.Module) -> list[nn.Module]:
+        norm.eps, norm.momentum = 1e-3, 0.01
+        return [norm, nn.LeakyReLU(0.3)]
+
+    widths = [width * 2**i for i in range(size.bit_length() - 2)]  # 32 pixels: 1, 2, 4, 8
+    up: list[nn.Module] = [nn.Linear(latent, 16 * widths[-1], bias=False)]
+    up += [*norm_act(nn.BatchNorm1d(16 * widths[-1])), nn.Unflatten(1, (widths[-1], 4, 4))]
+    for narrow, wide in reversed(list(itertools.pairwise(widths[1:]))):
+        up += [nn.ConvTranspose2d(wide, narrow, 5, 2, 2, 1, bias=False)]
+        up += norm_act(nn.BatchNorm2d(narrow))
+    up += [nn.ConvTranspose2d(2 * width, channels, 5, 2, 2, 1, bias=False), nn.Tanh()]
+    down: list[nn.Module] = []
+    for before, after in itertools.pairwise([channels, *widths[:-1]]):
+        down += [nn.Conv2d(before, after, 5, 2, 2), nn.LeakyReLU(0.3), nn.Dropout(0.3)]
+    down += [nn.Flatten(), nn.Linear(8 * widths[-1], 1)]
+    return [Main("main", up, (channels, size, size)), Main("main", down, ())]
+
+
 CASES = {
     **{f"dcgan-{size}": ("dcgan", size, 1, {}) for size in (16, 32, 64, 128, 256)},
     "dcgan-rgb": ("dcgan", 32, 3, {"activation": "leaky_relu"}),
+    **{f"keras-dcgan-{size}": ("keras-dcgan", size, 1, {}) for size in (16, 32, 64)},
+    "keras-dcgan-rgb": ("keras-dcgan", 32, 3, {}),
     "mlp": ("mlp", 9, 3, {"eps": 1e-5}),
     "mlp-eps": ("mlp", 28, 1, {"eps": 0.8}),
 }
@@ -76,6 +99,8 @@ def build_pair(case: str) -> tuple[models.GAN, list[Main]]:
     )
     if name == "dcgan":
         return gan, dcgan_twin(size, channels, width, latent, options.get("activation", "relu"))
+    if name == "keras-dcgan":
+        return gan, keras_twin(size, channels, width, latent)
     return gan, mlp_twin(size, channels, width, latent, options["eps"])
 
 
@@ -120,7 +145,10 @@ def test_outputs_gradients_and_statistics_are_those_of_plain_torch(
     tolerance = {torch.float64: 1e-11, torch.float32: 1e-4}[dtype]
 
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
-    outputs = [model(i) for model, i in zip((ours, theirs), inputs, strict=True)]
+    outputs = []
+    for model, model_input in zip((ours, theirs), inputs, strict=True):
+        torch.manual_seed(2)  # of dropout
+        outputs.append(model(model_input))
     assert outputs[0].shape == outputs[1].shape
     weights = torch.randn_like(outputs[0])
     for output in outputs:
@@ -171,6 +199,21 @@ def test_dcgan_has_as_many_parameters_as_the_pytorch_example() -> None:
     assert (generator, discriminator) == (3_576_704, 2_765_568)
 
 
+def test_keras_dcgan_has_kerass_sizes_and_initialisation() -> None:
+    gan = models.keras_dcgan()
+    dense = gan.generator.main[0]
+    assert tuple(dense.weight.shape) == (4 * 4 * 512, 100)
+    counts = [m.out_channels for m in gan.discriminator.modules() if isinstance(m, nn.Conv2d)]
+    assert counts == [64, 128, 256]
+    for model in gan[:2]:
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                kernel = module.weight[0, 0].numel()
+                limit = (6 / (kernel * sum(module.weight.shape[:2]))) ** 0.5  # Glorot uniform
+                assert 0.98 * limit < module.weight.abs().max() <= limit
+                assert module.bias is None or not module.bias.any()
+
+
 @pytest.mark.parametrize("name", sorted(models.BUILDERS))
 def test_generated_images_are_in_range_and_judged_one_by_one(name: str) -> None:
     gan = models.build(name, image_size=16, channels=3, width=4, latent=6)
@@ -189,10 +232,13 @@ def test_generated_images_are_in_range_and_judged_one_by_one(name: str) -> None:
         ("dcgan", {"width": 0}, "width must be a positive integer, got 0"),
         ("dcgan", {"latent": -1}, "latent must be a positive integer, got -1"),
         ("dcgan", {"activation": "gelu"}, "activation must be 'relu' or 'leaky_relu', got 'gelu'"),
+        ("keras-dcgan", {"image_size": 28}, "image_size must be one of 16, 32, 64, got 28"),
+        ("keras-dcgan", {"channels": 2}, "channels must be"),
+        ("keras-dcgan", {"width": 0}, "width must be a positive integer, got 0"),
         ("mlp", {"image_size": 2.5}, "image_size must be a positive integer, got 2.5"),
         ("mlp", {"channels": 4}, "channels must be"),
         ("mlp", {"width": True}, "width must be a positive integer, got True"),
-        ("biggan", {}, "no model is named 'biggan'; known models: dcgan, mlp"),
+        ("biggan", {}, "no model is named 'biggan'; known models: dcgan, keras-dcgan, mlp"),
     ],
 )
 def test_bad_options_are_named(name: str, options: dict[str, object], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -53,6 +54,36 @@ def test_a_result_survives_its_file(tmp_path):
     (tmp_path / "abacus.jsonl").write_text('{"suite": "ops"}\n')
     with pytest.raises(ValueError, match=r"abacus\.jsonl, line 1"):
         read(tmp_path / "abacus.jsonl")
+
+
+def test_a_result_of_an_earlier_version_says_nothing_of_memory(tmp_path):
+    fields = json.loads(result().to_json())
+    for name in ("peak_bytes", "kept_bytes", "kernels"):
+        del fields[name]
+    (tmp_path / "abacus.jsonl").write_text(json.dumps(fields))
+    (old,) = read(tmp_path / "abacus.jsonl")
+    assert old.to_json() == result().to_json()
+    assert math.isnan(old.share_of_peak("eager"))
+    assert "peak" not in report.tables(tmp_path)
+
+
+def test_memory_and_kernels_have_columns_where_they_were_measured(tmp_path):
+    step = {"suite": "step", "passes": "step", "images": 64, "bytes": 0, "copy_bytes": 0}
+    peaks = {"ganfast": 60_400_000, "eager": 80_000_000}
+    write(
+        tmp_path, result(), result(**step),
+        result(**step, shape="8x8", peak_bytes=peaks, kernels={"ganfast": 70, "eager": 301}),
+    )  # fmt: skip
+    lines = report.tables(tmp_path).splitlines()
+    head = "images/s of ganfast | peak MB | eager's peak MB | ours over eager's | kernels | "
+    assert f"|  | passes | {head}eager's kernels | eager | clone |" in lines
+    assert "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |" in lines
+    named = "| training step, float32"
+    assert f"{named}, 8x8 | step | 64000 | 60 | 80 | 0.76 | 70 | 301 | 4.0 | 0.50 |" in lines
+    assert f"{named}, 4x3x5x5 | step | 64000 |  |  |  |  |  | 4.0 | 0.50 |" in lines
+    assert "|  | passes | shapes | eager | clone |" in lines
+    write(tmp_path, result(**step, peak_bytes=peaks))
+    assert "kernels" not in report.tables(tmp_path)
 
 
 def test_a_table_has_the_mean_and_the_least_of_each_group(tmp_path):

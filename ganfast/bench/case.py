@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ganfast import backend
+from ganfast.bench.footprint import Footprint
 
 __all__ = ["BACKENDS", "PASSES", "SUITES", "Case", "Options", "Providers", "Rotation", "Suite"]
 
@@ -39,6 +40,8 @@ class Case(NamedTuple):
         bytes_moved: bytes that must be read and written at the least; 0 where that says nothing.
         copy_bytes: bytes that "clone" reads and writes.
         images: images that a call trains on, for whole steps.
+        footprints: says what each provider takes beside time, each made anew; None where that is
+            not asked.
     """
 
     shape: str
@@ -49,6 +52,7 @@ class Case(NamedTuple):
     bytes_moved: int = 0
     copy_bytes: int = 0
     images: int = 0
+    footprints: Callable[[], dict[str, Footprint]] | None = None
 
 
 @dataclass(frozen=True)

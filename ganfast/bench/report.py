@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ TITLES = {
     "overhead": "BatchNorm + LeakyReLU on 256 values",
     "step": "training step",
 }
+TAKEN = ("peak MB", "eager's peak MB", "ours over eager's", "kernels", "eager's kernels")
+"""Columns of whole steps, each only where a file of results says something there."""
 
 
 def render(text: str, results: Path) -> str:
@@ -112,15 +115,31 @@ def _table(results: Sequence[Result]) -> str:
 def _rows(results: Sequence[Result]) -> str:
     names = list(dict.fromkeys(name for r in results for name in r.ms))
     others = [name for name in names if name not in ("ganfast", "sum")]
+    taken = [heading for heading in TAKEN if any(_taken(r)[heading] for r in results)]
     head = "images/s of ganfast" if results[0].images else "shapes"
-    rows = [["", "passes", head, *others], ["---"] * 3 + ["---:"] * len(others)]
+    rows = [["", "passes", head, *taken, *others]]
+    rows.append(["---"] * 3 + ["---:"] * len(taken + others))
     for (what, passes), group in itertools.groupby(sorted(results, key=_order), key=_row):
         members = list(group)
         sizes = members[0].shape if len(members) == 1 else str(len(members))
         if members[0].images:
             sizes = f"{1e3 * members[0].images / members[0].ms['ganfast'][0]:.0f}"
-        rows.append([what, passes, sizes, *(_ratios(members, p) for p in others)])
+        figures = [_taken(members[0])[heading] for heading in taken]
+        rows.append([what, passes, sizes, *figures, *(_ratios(members, p) for p in others)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _taken(result: Result) -> dict[str, str]:
+    """Return what a step takes beside time, by heading; "" where it was not measured."""
+    megabytes = {name: f"{size / 1e6:.0f}" for name, size in result.peak_bytes.items()}
+    kernels = {name: str(count) for name, count in result.kernels.items()}
+    share = result.share_of_peak("eager")
+    values = (
+        megabytes.get("ganfast", ""), megabytes.get("eager", ""),
+        "" if math.isnan(share) else f"{share:.2f}",
+        kernels.get("ganfast", ""), kernels.get("eager", ""),
+    )  # fmt: skip
+    return dict(zip(TAKEN, values, strict=True))
 
 
 def _row(result: Result) -> tuple[str, str]:

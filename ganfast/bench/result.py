@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ class Result:
         cold: whether calls took inputs in turn that exceed any cache.
         graphs: whether replays of CUDA graphs were timed.
         machine: see ``ganfast.bench.fingerprint``.
+        peak_bytes: of memory that each provider had allocated at one time; empty where that was
+            not measured, as in files of earlier versions.
+        kept_bytes: what of it stays between two calls.
+        kernels: that a call of each provider runs on a GPU; empty on the CPU.
     """
 
     suite: str
@@ -40,6 +44,9 @@ class Result:
     cold: bool
     graphs: bool
     machine: dict[str, Any]
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    kept_bytes: dict[str, int] = field(default_factory=dict)
+    kernels: dict[str, int] = field(default_factory=dict)
 
     @property
     def peers(self) -> list[str]:
@@ -61,6 +68,12 @@ class Result:
         if not self.copy_bytes or not self.bytes or "clone" not in self.ms:
             return math.nan
         return self.gigabytes_per_second("ganfast") / self.gigabytes_per_second("clone")
+
+    def share_of_peak(self, name: str) -> float:
+        """Return our memory at its peak over a provider's; NaN where one is unknown."""
+        if not {"ganfast", name} <= self.peak_bytes.keys():
+            return math.nan
+        return self.peak_bytes["ganfast"] / self.peak_bytes[name]
 
     def to_json(self) -> str:
         """Return one line."""

@@ -10,18 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.case import BACKENDS, SUITES, Case, Options, Providers, Suite, checked
+from ganfast.bench.case import (
+    BACKENDS,
+    SUITES,
+    Case,
+    Options,
+    Providers,
+    Suite,
+    checked,
+    serving,
+)
+from ganfast.bench.footprint import Footprint, footprint
 from ganfast.models import GAN, dcgan, stock
 from ganfast.nn import GANLoss
 from ganfast.training import GANStep
 
 __all__ = ["suite"]
 
-SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64))
-"""Batch, channels and sides of the images: MNIST's padded to 32, and the paper's."""
+SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64), (128, 3, 64, 64))
+"""Batch, channels and sides of the images: MNIST's padded to 32, and the paper's, whose batches
+are of 128."""
 
 WIDTH = {32: 32, 64: 64}
-
 
 INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
 """Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
@@ -50,15 +60,27 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
         raise ValueError(f"a step's shape is NxCxSxS, square images, got {shape}")
     names = ("ganfast", *options.against)
 
-    def build() -> Providers:
+    def start() -> tuple[GAN, Tensor]:
         _, channels, size, _ = shape
         torch.manual_seed(0)
         gan = dcgan(image_size=size, channels=channels, width=WIDTH.get(size, 64))
-        real = torch.randn(shape).tanh().to(options.device)
+        return gan, torch.randn(shape).tanh().to(options.device)
+
+    def build() -> Providers:
+        gan, real = start()
         calls = {name: _call(name, gan, real) for name in names}
         return checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
 
-    return Case("x".join(map(str, shape)), "DCGAN", "step", build, names, images=shape[0])
+    def footprints() -> dict[str, Footprint]:
+        gan, real = start()
+        found = {}
+        for name in names:
+            with serving(name):
+                found[name] = footprint(partial(_call, name, gan, real), options.device)
+        return found
+
+    label = "x".join(map(str, shape))
+    return Case(label, "DCGAN", "step", build, names, images=shape[0], footprints=footprints)
 
 
 def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]:
@@ -74,6 +96,7 @@ def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]
         for network in (generator, discriminator)
     )
     if name == "compile":
+        torch._dynamo.reset()  # after eight networks it would run the ninth uncompiled
         generator, discriminator = torch.compile(generator), torch.compile(discriminator)
     if of_torch or name == "layers":
         bf16 = name == "bf16"

@@ -25,6 +25,8 @@ __all__ = ["add_parser", "run"]
 
 COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
+PEAK_TARGET = 0.75
+"""Of eager's memory at its peak, at most."""
 FILE_COLUMNS = 140
 """The width of the table where it is not shown in a terminal."""
 
@@ -93,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CommandError(str(error).partition("\n")[0] or type(error).__name__) from error
     _print_means(results)
+    _print_taken(results)
     if args.json:
         with open(args.json, "a") as file:
             file.writelines(f"{result.to_json()}\n" for result in results)
@@ -107,6 +110,7 @@ def _measured(
     suite: str, options: Options, args: argparse.Namespace, machine: dict[str, Any]
 ) -> Iterator[Result]:
     for case in SUITES[suite].cases(options):
+        taken = case.footprints() if case.footprints else {}  # before times: it makes its own
         times = compare(case.build(), rounds=args.rounds, device=options.device, graphs=args.graphs)
         milliseconds = {
             name: (1e3 * median, 1e3 * lower, 1e3 * upper)
@@ -115,6 +119,9 @@ def _measured(
         yield Result(
             suite, case.shape, case.variant, case.passes, milliseconds, case.bytes_moved,
             case.copy_bytes, case.images, args.cold, args.graphs, machine,
+            {name: found.peak_bytes for name, found in taken.items()},
+            {name: found.kept_bytes for name, found in taken.items()},
+            {name: found.kernels for name, found in taken.items() if found.kernels is not None},
         )  # fmt: skip
 
 
@@ -158,6 +165,10 @@ def _figures(result: Result) -> dict[str, str]:
         figures["of copy"] = f"{result.share_of_copy:.0%}"
     if result.images:
         figures["images/s"] = f"{1e3 * result.images / median:.0f}"
+    if result.peak_bytes:
+        figures["peak MB"] = f"{result.peak_bytes['ganfast'] / 1e6:.0f}"
+    if result.kernels:
+        figures["kernels"] = str(result.kernels["ganfast"])
     return figures
 
 
@@ -170,3 +181,21 @@ def _print_means(results: list[Result]) -> None:
     for (passes, name), values in ratios.items():
         print(f"{passes}: {name} takes {geometric_mean(values):.2f} of our time (geometric mean), "
               f"{min(values):.2f} at the least")  # fmt: skip
+
+
+def _print_taken(results: list[Result]) -> None:
+    """Say of every provider what its steps take beside time."""
+    for result in results:
+        if result.peak_bytes:
+            each = (
+                f"{name} {peak / 1e6:.0f} ({result.kept_bytes[name] / 1e6:.0f})"
+                for name, peak in result.peak_bytes.items()
+            )
+            print(f"{result.shape}: peak MB (and what stays between steps): {', '.join(each)}")
+        if result.kernels:
+            each = (f"{name} {count}" for name, count in result.kernels.items())
+            print(f"{result.shape}: kernels a step: {', '.join(each)}")
+        share = result.share_of_peak("eager")
+        if not math.isnan(share):
+            print(f"{result.shape}: memory at its peak is {share:.2f} of eager's "
+                  f"(target: at most {PEAK_TARGET})")  # fmt: skip

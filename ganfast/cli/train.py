@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,22 @@ import torch
 
 from ganfast import convert_sync_batchnorm, models
 from ganfast.cli.errors import INTERRUPTED, CommandError
-from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
+from ganfast.cli.presets import resolved
 from ganfast.cli.processes import (
     only_first_prints,
     own_device,
     stop_on_interrupt,
     warnings_in_one_line,
 )
-from ganfast.functional.losses import GAN_LOSSES
+from ganfast.cli.train_settings import (
+    CHANGEABLE,
+    DEFAULT_STEPS,
+    DEFAULT_WIDTHS,
+    QUALITY_EVERY,
+    Settings,
+    add_settings,
+)
 from ganfast.training import (
-    PRECISIONS,
     CheckpointError,
     DataError,
     DivergenceError,
@@ -41,75 +47,13 @@ from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
 
-DEFAULT_STEPS = 4000
-QUALITY_EVERY = 1000
 FIDELITY_IMAGES = 2000
-DEFAULT_WIDTHS = {"dcgan": 32, "mlp": 128}
 # Looked for before the first step: a missing one must not show after the last.
 NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of one run.
-
-    The defaults give the best grid of digits within two minutes on two CPU cores: on that small
-    set 5e-4 with batches of 32 gets further than Radford's 2e-4 with 64, and 1e-3 falls back.
-    """
-
-    data: str = "digits"
-    root: str | None = None
-    download: bool = False
-    model: str = "dcgan"
-    image_size: int = 32
-    channels: int | None = None
-    width: int | None = None
-    latent: int = 100
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 32
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    loss: str = "bce"
-    precision: str = "fp32"
-    ema: float | None = None
-    penalty: float = 0.0
-    r1: float = 0.0
-    seed: int = 0
-    device: str | None = None
-    sync_batch_norm: bool = False
-    log_every: int = 50
-    sample_every: int = 500
-    checkpoint_every: int = 500
-    quality_every: int | None = None
-    keep_checkpoints: int = 2
-    tensorboard: bool = False
-    on_nan: str = "stop"
-
-
-# What a resumed run may set anew; everything else stays as its checkpoint has it.
-CHANGEABLE = frozenset(
-    [
-        "root",
-        "download",
-        "steps",
-        "epochs",
-        "device",
-        "sync_batch_norm",
-        "log_every",
-        "sample_every",
-        "checkpoint_every",
-        "quality_every",
-        "keep_checkpoints",
-        "tensorboard",
-        "on_nan",
-    ]
-)
-
-
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the subcommand; options left out are absent, so that ``--resume`` keeps its own."""
-    default = Settings()
     parser = subparsers.add_parser(
         "train",
         help="train a GAN on images",
@@ -118,112 +62,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=run)
-    add = parser.add_argument_group("data and files").add_argument
-    add(
-        "--data",
-        metavar="SOURCE",
-        help="digits, mnist, fashion-mnist, cifar10, folder:PATH or npz:PATH "
-        f"(default: {default.data})",
-    )
-    add("--root", metavar="PATH", help="where mnist, fashion-mnist, cifar10 lie (default: data)")
-    add("--download", action="store_true", help="fetch them into --root if missing")
+    add = parser.add_argument_group("run").add_argument
     add("--out", metavar="PATH", default="runs/train", help="default: runs/train")
-    add(
-        "--fidelity",
-        action="store_true",
-        default=False,
-        help="measure FID, KID and IS at the end by torch-fidelity; on a CPU that takes minutes",
-    )
     add(
         "--resume",
         action="store_true",
         default=False,
         help="continue the run in --out from its newest whole checkpoint, with its options",
     )
-    _add_model_options(parser, default)
-    _add_training_options(parser, default)
-
-
-def _add_model_options(parser: argparse.ArgumentParser, default: Settings) -> None:
-    add = parser.add_argument_group("model").add_argument
-    add("--model", choices=sorted(models.BUILDERS), help=f"default: {default.model}")
     add(
-        "--image-size",
-        type=positive,
-        metavar="PIXELS",
-        help=f"side of the images; dcgan: 16, 32, 64, 128, 256 (default: {default.image_size})",
-    )
-    add("--channels", type=int, choices=(1, 3), help="grey or RGB (default: as the data)")
-    widths = ", ".join(f"{width} for {name}" for name, width in DEFAULT_WIDTHS.items())
-    add("--width", type=positive, help=f"features of the narrowest layer (default: {widths})")
-    add("--latent", type=positive, help=f"length of the noise (default: {default.latent})")
-
-
-def _add_training_options(parser: argparse.ArgumentParser, default: Settings) -> None:
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help=f"default: {DEFAULT_STEPS}")
-    length.add_argument("--epochs", type=positive, help="passes over the data, instead of --steps")
-    add = group.add_argument
-    add(
-        "--batch-size",
-        type=positive,
-        help=f"images, of all processes together (default: {default.batch_size})",
-    )
-    add("--lr", type=finite_positive, help=f"Adam's learning rate (default: {default.lr})")
-    add(
-        "--betas",
-        type=probability,
-        nargs=2,
-        metavar=("B1", "B2"),
-        help=f"Adam's decay rates (default: {default.betas[0]} {default.betas[1]})",
-    )
-    add("--loss", choices=sorted(GAN_LOSSES), help=f"default: {default.loss}")
-    add(
-        "--precision",
-        choices=sorted(PRECISIONS),
-        help=f"bf16, fp16: by torch.autocast (default: {default.precision})",
-    )
-    add("--ema", type=probability, metavar="DECAY", help="sample from an average of the weights")
-    add("--penalty", type=finite_positive, metavar="WEIGHT", help="of the gradient penalty")
-    add("--r1", type=finite_positive, metavar="GAMMA", help="of the R1 penalty")
-    add("--seed", type=seed, help=f"of every random number (default: {default.seed})")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
-    add(
-        "--sync-batch-norm",
+        "--fidelity",
         action="store_true",
-        help="normalise over the whole batch, not over each process's part of it",
+        default=False,
+        help="measure FID, KID and IS at the end by torch-fidelity; on a CPU that takes minutes",
     )
-    for name, what in (("log", "metrics"), ("sample", "samples"), ("checkpoint", "checkpoints")):
-        steps = getattr(default, f"{name}_every")
-        add(
-            f"--{name}-every",
-            type=positive,
-            metavar="STEPS",
-            help=f"steps from {what} to {what} (default: {steps})",
-        )
-
-    add(
-        "--quality-every",
-        type=not_negative,
-        metavar="STEPS",
-        help="steps from one Frechet distance to real images to the next, in the features of a "
-        "small classifier; best.safetensors is the best checkpoint; 0 for none "
-        f"(default: {QUALITY_EVERY} where images have labels)",
-    )
-    add(
-        "--keep-checkpoints",
-        type=positive,
-        metavar="COUNT",
-        help=f"how many to keep (default: {default.keep_checkpoints})",
-    )
-    add("--tensorboard", action="store_true", help="write events for TensorBoard below --out too")
-    add(
-        "--on-nan",
-        choices=("stop", "rollback"),
-        help="where a loss is not finite: stop, or go back to the last checkpoint with half the "
-        f"learning rate, three times at most (default: {default.on_nan})",
-    )
+    add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -242,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         with only_first_prints():
             state = _newest_checkpoint(out) if args.resume else None
             saved = state["configuration"]["settings"] if state else {}
-            settings = _settings(saved, given)
+            settings = Settings(**resolved(saved, given, CHANGEABLE))
             device = own_device(settings.device)
             with joined(device) as processes:
                 trainer = _build_trainer(settings, out, device, processes)
@@ -268,19 +121,6 @@ def _newest_checkpoint(out: Path) -> dict[str, Any]:
     return state
 
 
-def _settings(saved: dict[str, Any], given: dict[str, Any]) -> Settings:
-    """Join a checkpoint's settings with those given now, which may not contradict them."""
-    for name, value in given.items():
-        if saved and name not in CHANGEABLE and saved[name] != value:
-            raise CommandError(
-                f"--{name.replace('_', '-')} {value} contradicts the run being resumed, which has "
-                f"{saved[name]}; leave the option out, or start a new run with another --out"
-            )
-    if "steps" in given or "epochs" in given:
-        saved = {**saved, "steps": None, "epochs": None}
-    return Settings(**{**saved, **given})
-
-
 def _build_trainer(
     settings: Settings, out: Path, device: torch.device, processes: Processes
 ) -> Trainer:
@@ -302,7 +142,7 @@ def _build_trainer(
     )
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
-    }
+    } | settings.model_options
     torch.manual_seed(settings.seed)
     try:
         gan = models.build(settings.model, **model_options)

@@ -6,6 +6,7 @@ from typing import Any
 from ganfast.models._gan import GAN
 from ganfast.models.acgan import ConditionalGAN, acgan
 from ganfast.models.dcgan import dcgan
+from ganfast.models.keras_dcgan import keras_dcgan
 from ganfast.models.latents import slerp
 from ganfast.models.mlp_gan import mlp_gan
 from ganfast.models.stock import stock
@@ -17,12 +18,17 @@ __all__ = [
     "acgan",
     "build",
     "dcgan",
+    "keras_dcgan",
     "mlp_gan",
     "slerp",
     "stock",
 ]
 
-BUILDERS: dict[str, Callable[..., GAN]] = {"dcgan": dcgan, "mlp": mlp_gan}
+BUILDERS: dict[str, Callable[..., GAN]] = {
+    "dcgan": dcgan,
+    "keras-dcgan": keras_dcgan,
+    "mlp": mlp_gan,
+}
 
 
 def build(name: str, **options: Any) -> GAN:
