@@ -48,7 +48,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "loss": "bce",
     },
 }
-"""Values of ``ganfast.cli.train_settings.Settings``, which options given beside a preset override."""
+"""Values of ``train_settings.Settings``, which options given beside a preset override."""
 
 
 def resolved(
