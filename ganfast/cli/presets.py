@@ -69,7 +69,7 @@ def resolved(
         >>> resolved({}, {"preset": "dcgan", "lr": 0.001}, ())["lr"]
         0.001
     """
-    preset = {} if saved else {**PRESETS.get(given.get("preset", ""), {})}
+    preset = {**PRESETS.get(given.get("preset", ""), {})}
     if given.get("model", preset.get("model")) != preset.get("model"):
         preset.pop("model_options", None)  # which are of the preset's own model
     for name, value in given.items():
