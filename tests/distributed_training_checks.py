@@ -59,7 +59,13 @@ def random_images() -> ImageData:
 def make_step(gan: GAN, **options: Any) -> GANStep:
     adams = [torch.optim.Adam(m.parameters(), 1e-3, (0.5, 0.999)) for m in gan[:2]]
     torch.manual_seed(3)
-    return GANStep(*gan[:2], *adams, GANLoss(options.pop("kind", "bce")), gan.latent, **options)
+    return GANStep(
+        *gan[:2],
+        *adams,
+        GANLoss(options.pop("kind", "bce")),
+        gan.latent,
+        **{"paired": True, **options},
+    )
 
 
 def assert_same_everywhere(*models: nn.Module) -> None:

@@ -42,7 +42,7 @@ def test_python_blocks_run_in_order():
         for block in found:
             exec(compile(block, "README.md", "exec"), namespace)
     assert "1 pair and 0 losses fused" in printed.getvalue()
-    assert "paired: yes" in printed.getvalue()
+    assert "paired: no: it takes memory" in printed.getvalue()
 
 
 def test_make_targets_exist():

@@ -36,6 +36,7 @@ def adams(gan: GAN, rate: float = 1e-3) -> list[torch.optim.Adam]:
 
 def make_step(gan: GAN, rate: float = 1e-3, **options: Any) -> GANStep:
     loss = options.pop("loss", GANLoss())
+    options.setdefault("paired", True)
     return GANStep(*gan[:2], *adams(gan, rate), loss, gan.latent, **options)
 
 
@@ -223,6 +224,39 @@ def test_layers_that_forbid_pairing_are_found(layer, reason):
         assert "paired: yes" in said
     else:
         assert f"paired: no: {reason.replace('main.0', name)}" in said
+
+
+def test_a_cpu_pairs_where_asked_only():
+    step = make_step(tiny_dcgan(), paired=None)
+    assert "paired: no: it takes memory" in step.explain()
+
+
+def test_two_passes_let_go_of_one_before_the_other():
+    """At no time do scores of real and of generated images both have a graph."""
+    gan, alive = tiny_dcgan(), []
+    judge = gan.discriminator.forward
+
+    def forward(images):
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            scores = judge(images)
+        alive.append(Kept.count)
+        return scores
+
+    class Kept:
+        count = 0
+
+        def __init__(self, tensor):
+            self.tensor = tensor.detach()
+            Kept.count += 1
+
+        def __del__(self):
+            Kept.count -= 1
+
+    gan.discriminator.forward = forward
+    (real,) = batches(1, torch.float32)
+    make_step(gan, paired=False, r1=1.0)(real)
+    assert alive[0] > 0
+    assert alive == [alive[0]] * 3
 
 
 def test_pairing_leaves_the_layers_as_they_were():

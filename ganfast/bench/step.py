@@ -38,15 +38,22 @@ INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
 
 BF16 = ("bf16", "all-bf16")
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "losses": {"paired": False},
+    "paired": {"paired": True},
+    "all-bf16": {"precision": "bf16", "channels_last": True},
+}
+"""Of GANStep, by provider."""
+
 
 def suite(options: Options) -> Iterator[Case]:
     """Yield the cases: ganfast's step and layers beside the PyTorch example's loop and layers.
 
     "ganfast" is the step in float32 with all that keeps its numbers: fused layers, the loss in one
-    kernel, real and generated images paired, and Adam in one kernel. Peers: "eager" and "compile"
-    are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers" the same
-    with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with torch's
-    default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last.
+    kernel, real and generated images paired on a GPU, and Adam in one kernel. Peers: "eager" and
+    "compile" are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers"
+    the same with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with
+    torch's default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last.
     """
     for shape in options.shapes or SHAPES:
         yield _case(shape, options)
@@ -101,10 +108,8 @@ def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]
     if of_torch or name == "layers":
         bf16 = name == "bf16"
         return _loop(generator, discriminator, adam_g, adam_d, real, gan.latent, bf16=bf16)
-    options: dict[str, Any] = {"paired": name != "losses"}
-    if name == "all-bf16":
-        options |= {"precision": "bf16", "channels_last": True}
-    step = GANStep(generator, discriminator, adam_g, adam_d, GANLoss(), gan.latent, **options)
+    networks = generator, discriminator, adam_g, adam_d
+    step = GANStep(*networks, GANLoss(), gan.latent, **OPTIONS.get(name, {}))
     return lambda: tuple(step(real))
 
 

@@ -28,13 +28,13 @@ class Pairing:
 
     Args:
         discriminator: maps images to scores.
-        wanted: whether to pair at all.
+        refused: why not to pair at all; None to find out.
     """
 
-    def __init__(self, discriminator: nn.Module, *, wanted: bool) -> None:
+    def __init__(self, discriminator: nn.Module, refused: str | None) -> None:
         self.discriminator = discriminator
-        self._reason = None if wanted else "not asked for"
-        self._probed = not wanted
+        self._reason = refused
+        self._probed = refused is not None
         self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
 
     def probe(self, real: Tensor, processes: Processes | None = None) -> None:
@@ -52,12 +52,16 @@ class Pairing:
             return "to be decided on the first batch"
         return "yes" if self._reason is None else f"no: {self._reason}"
 
-    def judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
-        """Return the scores of real and generated images: one tensor of both halves, or two."""
-        if self._reason is not None:
-            return self.discriminator(real), self.discriminator(fake)
+    @property
+    def possible(self) -> bool:
+        """Whether one pass has the numbers of two, as far as it was tried, and is wanted."""
+        return self._reason is None
+
+    def judge(self, real: Tensor, fake: Tensor) -> Tensor:
+        """Return the scores of real and of generated images, in this order, from one pass."""
         with _split(self._layers):
-            return (self.discriminator(torch.cat([real, fake])),)
+            scores: Tensor = self.discriminator(torch.cat([real, fake]))
+        return scores
 
     def _why_not(self, real: Tensor) -> str | None:
         for name, module in self.discriminator.named_modules():

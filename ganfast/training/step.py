@@ -52,8 +52,9 @@ class GANStep:
         latent: shape of one latent vector, drawn from N(0, 1); or a function that takes the batch
             size and returns the batch of them.
         paired: whether the discriminator sees real and generated images in one batch, each half
-            normalised with its own statistics: the numbers of two passes with half the launches.
-            Where a layer does not allow it, two passes are made and :meth:`explain` says why.
+            normalised with its own statistics: the numbers of two passes with half the launches,
+            and both halves in memory at once. Where a layer does not allow it, two passes are made
+            and :meth:`explain` says why. None for where launches count: on GPUs.
         precision: "fp32"; "bf16" or "fp16" for what torch.autocast computes in these dtypes, with
             scaled losses for "fp16". Parameters stay as they are.
         channels_last: whether weights and images are laid out channels-last; None for where that
@@ -96,7 +97,7 @@ class GANStep:
         loss: GANLoss,
         latent: Sequence[int] | Callable[[int], Tensor],
         *,
-        paired: bool = True,
+        paired: bool | None = None,
         precision: str = "fp32",
         channels_last: bool | None = None,
         capture: str = "auto",
@@ -133,7 +134,10 @@ class GANStep:
                 network.to(memory_format=torch.channels_last)
             self.processes.follow_first([*network.parameters(), *network.buffers()])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.pairing = Pairing(discriminator, wanted=paired)
+        refused = None if paired else "not asked for"
+        if paired is None:
+            refused = None if on_gpu else "it takes memory, and saves time on GPUs only"
+        self.pairing = Pairing(discriminator, refused)
         self.average = None if ema is None else WeightAverage(generator, ema)
         self.captured = CapturedStep(self, capture)
 
@@ -198,18 +202,48 @@ class GANStep:
         self.optimizer_d.zero_grad(set_to_none=True)
         if self.r1:
             real = real.detach().requires_grad_()
+        judge = self._judge_paired if self.pairing.possible else self._judge_apart
+        loss, real_score, fake_score = judge(real, fake)
+        if self.penalty:
+            with self._autocast():
+                penalty = gradient_penalty(self.discriminator, real, fake, self.processes)
+                penalty = self.penalty * penalty
+            self._backward(penalty)
+            loss = loss + penalty.detach()
+        self._follow_gradients(self.optimizer_d)
+        return loss, real_score, fake_score
+
+    def _judge_paired(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with self._autocast():
             scores = self.pairing.judge(real, fake)
-            splits = 2 if len(scores) == 1 else 1
-            loss, real_score, fake_score = self.loss.discriminator(*scores, splits=splits)
+            loss, real_score, fake_score = self.loss.discriminator(scores, splits=2)
             if self.r1:
-                loss = loss + self.r1 / 2 * r1_penalty(scores[0][: len(real)], real)
-            if self.penalty:
-                penalty = gradient_penalty(self.discriminator, real, fake, self.processes)
-                loss = loss + self.penalty * penalty
-        self.scaler.scale(loss).backward()
-        self._follow_gradients(self.optimizer_d)
+                loss = loss + self.r1 / 2 * r1_penalty(scores[: len(real)], real)
+        self._backward(loss)
         return loss.detach(), real_score, fake_score
+
+    def _judge_apart(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Let go of what was kept of the real images before the generated ones are judged.
+
+        A loss is a sum of a term of either kind: held fixed, the other one adds no gradient.
+        """
+        with self._autocast():
+            of_real = self.discriminator(real)
+            fixed = of_real.detach()
+            loss = self.loss.discriminator(of_real, fixed)[0]
+            penalty = torch.zeros_like(loss)
+            if self.r1:
+                penalty = self.r1 / 2 * r1_penalty(of_real, real)
+        self._backward(loss + penalty)
+        del of_real, loss
+        with self._autocast():
+            scored = self.loss.discriminator(fixed, self.discriminator(fake))
+            loss, real_score, fake_score = scored
+        self._backward(loss)
+        return loss.detach() + penalty.detach(), real_score, fake_score
+
+    def _backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
 
     def _update_generator(self, fake: Tensor) -> Tensor:
         self.optimizer_g.zero_grad(set_to_none=True)
