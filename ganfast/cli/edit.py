@@ -54,8 +54,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _inpaint,
         "fill holes",
         "Write inpaint.png (columns: the images; rows: original, masked, completed, blended) and "
-        "each blended image. The original's pixels behind the mask are used for the printed "
-        "errors alone.",
+        "each blended image, inpaint-00.png and so on. The original's pixels behind the mask are "
+        "used for the printed errors alone.",
     )
     inpaint.add_argument(
         "--mask",
@@ -68,8 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "interpolate",
         _interpolate,
         "ways between images",
-        "Write interpolate.png (a row for each way from an image to the next: the first image, what "
-        "the generator makes on the way, the second image) and interpolate.gif.",
+        "Write interpolate.png (a row for each way from an image to the next: the first image, "
+        "what the generator makes on the way, the second image) and interpolate.gif.",
     )
     _add_action(
         actions,
@@ -118,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         device = device_named(args.device)
         gan, state = load_run(args.folder)
         files = _files(args.images)
+        if args.act is _interpolate and len(files) < 2:
+            raise CommandError("interpolate needs at least two images, got one")
         channels, image_size, _ = gan.image_shape
         images = as_float(read_images(files, image_size, channels)).to(device)
         for network in gan[:2]:
@@ -154,8 +156,6 @@ def _project(args: argparse.Namespace, given: Given) -> None:
 
 
 def _interpolate(args: argparse.Namespace, given: Given) -> None:
-    if len(given.images) < 2:
-        raise CommandError("interpolate needs at least two images, got one")
     found = editing.project(given.gan, given.images, given.options)
     stops = editing.ways(given.gan, found.latent, COLUMNS)
     ends = given.images[:-1, None], given.images[1:, None]
@@ -172,6 +172,8 @@ def _interpolate(args: argparse.Namespace, given: Given) -> None:
 
 
 def _inpaint(args: argparse.Namespace, given: Given) -> None:
+    from torchvision.utils import save_image
+
     missing = editing.make_mask(args.mask, given.images.shape[-1], args.seed)
     missing = missing.to(given.images.device)
     found = editing.inpaint(given.gan, given.images, missing, given.options)
@@ -179,7 +181,8 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
     rows = torch.stack([given.images, masked, found.completed, found.blended], 0)
     save_grid(rows.flatten(0, 1), given.out / "inpaint.png", len(given.images))
     for index, image in enumerate(found.blended):
-        save_grid(image[None], given.out / f"inpaint-{index:02d}.png")
+        path = given.out / f"inpaint-{index:02d}.png"
+        save_image(image, path, normalize=True, value_range=(-1, 1))
     fillings = {
         "completed": found.completed,
         "blended": found.blended,
@@ -204,7 +207,8 @@ def _mean_image(given: Given) -> Tensor:
     rng = torch.Generator().manual_seed(given.options.seed)
     latent = torch.randn(SAMPLES, *given.gan.latent, generator=rng).to(given.images.device)
     with torch.no_grad():
-        return given.gan.generator(latent).mean(0)
+        mean: Tensor = given.gan.generator(latent).mean(0)
+    return mean
 
 
 def _in_rows(*kinds: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ganfast.models import GAN
 __all__ = ["SearchOptions", "prior_loss", "search"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
-"""Of generated images ``[N, C, H, W]`` and which given image ``[N]`` each is for: losses ``[N]``."""
+"""Takes images ``[N, C, H, W]`` and which given image each is for ``[N]``; gives losses ``[N]``."""
 
 
 @dataclass(frozen=True)
@@ -120,4 +120,5 @@ def _inside_ball(latent: Tensor) -> Tensor:
     flat = latent.flatten(1)
     radius = flat.shape[1] ** 0.5
     longest = flat.norm(dim=1, keepdim=True).clamp(min=radius)
-    return (flat * (radius / longest)).reshape(latent.shape)
+    inside: Tensor = flat * (radius / longest)
+    return inside.reshape(latent.shape)
