@@ -32,6 +32,8 @@ class GeneratorOptions:
         learning_rate: of Adam, whose betas are 0.5 and 0.999.
         shift: how far the discriminator's images are moved, as a share of their side.
         decay: of the average of the generator's weights that makes the images.
+        class_weight: of the classifier's loss in the generator's. With 1, the images of a class
+            are much alike, for those that no other class resembles lose least.
     """
 
     updates: int = 1500
@@ -41,6 +43,7 @@ class GeneratorOptions:
     learning_rate: float = 4e-4
     shift: float = 0.125
     decay: float = 0.995
+    class_weight: float = 0.1
 
 
 def train_conditional(
@@ -108,10 +111,12 @@ def train_conditional(
         adam_d.step()
         adam_g.zero_grad()
         fake_scores, named = gan.discriminator(shifted(fake, options.shift, rng))
-        g_loss = criterion.generator(fake_scores) + functional.cross_entropy(named, wanted)
+        naming = options.class_weight * functional.cross_entropy(named, wanted)
+        g_loss = criterion.generator(fake_scores) + naming
         g_loss.backward(inputs=list(gan.generator.parameters()))
         adam_g.step()
         average.update(gan.generator)
+    d_loss, g_loss = d_loss.detach(), g_loss.detach()
     if not bool(torch.isfinite(d_loss + g_loss)):
         raise DivergenceError(
             f"the conditional DCGAN's losses are {float(d_loss)} and {float(g_loss)} after "
