@@ -42,7 +42,7 @@ class AugmentOptions:
 
     labels: int
     per_class: int = 500
-    updates: int = 600
+    updates: int = 400
     batch_size: int = 64
     shift: float = 0.125
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)
