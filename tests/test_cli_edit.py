@@ -49,7 +49,10 @@ def test_project_writes_pairs_and_vectors(trained, photos, tmp_path, capsys):
     assert "b.jpg" in said
     assert "squared error" in said
     assert numpy.load(tmp_path / "latents.npy").shape == (3, 6, 1, 1)
-    assert size(tmp_path / "project.png") == (8 * 68 + 4, 2 * 68 + 4)
+    assert size(tmp_path / "project.png") == (3 * 68 + 4, 2 * 68 + 4)
+    many = [str(photos / "c.png")] * 10
+    assert main(["edit", "project", str(trained), *many, "--out", str(tmp_path), *QUICK]) == 0
+    assert size(tmp_path / "project.png") == (8 * 68 + 4, 4 * 68 + 4)
 
 
 def test_interpolate_writes_a_strip_and_a_film(trained, photos, tmp_path):

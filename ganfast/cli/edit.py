@@ -26,6 +26,7 @@ __all__ = ["add_parser", "run"]
 FRAMES_PER_WAY = 16
 HELD_FRAMES = 6  # on each image of an animation
 SAMPLES = 256  # whose mean is the plainest filling
+MOST_COLUMNS = 16  # of inpaint.png
 GREY = 0.0
 NEEDED_PACKAGES = ("torchvision", "PIL", "scipy")
 
@@ -149,7 +150,8 @@ def _files(words: Sequence[str]) -> list[Path]:
 def _project(args: argparse.Namespace, given: Given) -> None:
     found = editing.project(given.gan, given.images, given.options)
     numpy.save(given.out / "latents.npy", found.latent.cpu().numpy())
-    save_grid(_in_rows(given.images, found.images), given.out / "project.png")
+    columns = min(len(given.images), COLUMNS)
+    save_grid(_in_rows(columns, given.images, found.images), given.out / "project.png", columns)
     errors = (found.images - given.images).square().mean((1, 2, 3))
     _print_table(given.names, {"loss": found.loss, "squared error": errors})
     print(f"wrote project.png and latents.npy to {given.out}")
@@ -178,8 +180,9 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
     missing = missing.to(given.images.device)
     found = editing.inpaint(given.gan, given.images, missing, given.options)
     masked = given.images.masked_fill(missing, GREY)
-    rows = torch.stack([given.images, masked, found.completed, found.blended], 0)
-    save_grid(rows.flatten(0, 1), given.out / "inpaint.png", len(given.images))
+    columns = min(len(given.images), MOST_COLUMNS)
+    rows = _in_rows(columns, given.images, masked, found.completed, found.blended)
+    save_grid(rows, given.out / "inpaint.png", columns)
     for index, image in enumerate(found.blended):
         path = given.out / f"inpaint-{index:02d}.png"
         save_image(image, path, normalize=True, value_range=(-1, 1))
@@ -211,10 +214,10 @@ def _mean_image(given: Given) -> Tensor:
     return mean
 
 
-def _in_rows(*kinds: Tensor) -> Tensor:
+def _in_rows(columns: int, *kinds: Tensor) -> Tensor:
     """Lay images out for a grid: a row of the first kind above one of the second, and so on."""
-    parts = zip(*(kind.split(COLUMNS) for kind in kinds), strict=True)
-    white = kinds[0].new_ones(COLUMNS, *kinds[0].shape[1:])
+    parts = zip(*(kind.split(columns) for kind in kinds), strict=True)
+    white = kinds[0].new_ones(columns, *kinds[0].shape[1:])
     return torch.cat([torch.cat([row, white[len(row) :]]) for part in parts for row in part])
 
 
