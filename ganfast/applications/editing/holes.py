@@ -76,7 +76,7 @@ def context_weights(missing: Tensor, window: int = WINDOW) -> Tensor:
         >>> import torch
         >>> from ganfast.applications.editing import context_weights
         >>> context_weights(torch.tensor([[False, True, False, False]]), window=3)
-        tensor([[0.5000, 0.0000, 0.5000, 0.0000]])
+        tensor([[1.0000, 0.0000, 0.5000, 0.0000]])
     """
     inside = torch.ones_like(missing, dtype=torch.float32)[None, None]
     hole = missing.float()[None, None]
