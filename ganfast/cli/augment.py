@@ -24,6 +24,7 @@ from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record
 from ganfast.cli.errors import CommandError
 from ganfast.cli.options import add_data_options, device_named, positive, seed
+from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import DataError, DivergenceError, keep_freed_memory
 
 __all__ = ["add_parser", "run"]
@@ -47,8 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_data_options(parser)
     default, gan = AugmentOptions(labels=1), GeneratorOptions()
     add = parser.add_argument
-    add("--image-size", type=positive, default=IMAGE_SIZE, metavar="PIXELS",
-        help=f"side of the images: 16, 32, 64, 128, 256 (default: {IMAGE_SIZE})")  # fmt: skip
+    add("--image-size", type=int, choices=IMAGE_SIZES, default=IMAGE_SIZE,
+        help=f"side of the images in pixels (default: {IMAGE_SIZE})")  # fmt: skip
     add("--labels", type=positive, default=100, help="labelled images (default: 100)")
     add("--seeds", type=seed, nargs="+", default=list(SEEDS), metavar="SEED",
         help="a comparison each (default: 0 1 2 3 4)")  # fmt: skip
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         first = results[0]
         save_class_grid(first.images, first.labels, out / "samples.png")
         save_image_folder(first.images, first.labels, data.classes, out / "images")
-    except (DataError, DivergenceError, ValueError) as error:
+    except (DataError, DivergenceError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot write to --out {out}: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 import torch
 from torch import Tensor
@@ -49,11 +51,11 @@ def blend(images: Tensor, fillings: Tensor, missing: Tensor) -> Tensor:
     return images.where(~missing.to(images.device), (fillings + offset).clamp(-1, 1))
 
 
-def _laplacian(height: int, width: int):  # type: ignore[no-untyped-def]
+def _laplacian(height: int, width: int) -> Any:
     """Return the graph Laplacian of a grid of pixels, sparse ``[HW, HW]``."""
     from scipy import sparse
 
-    def path(length: int):  # type: ignore[no-untyped-def]
+    def path(length: int) -> Any:
         step = sparse.diags_array([-1.0, 1.0], offsets=[0, 1], shape=(length - 1, length))
         return step.T @ step
 
