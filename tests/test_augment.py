@@ -105,6 +105,11 @@ def test_a_classifier_learns_and_is_repeated_by_its_seed():
     weights = [m.last.weight for m in models]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+    still = [
+        train_classifier([train], 2, updates=1, batch_size=2, seed=s, learning_rate=0.0)
+        for s in (0, 1)
+    ]
+    assert not torch.equal(still[0].last.weight, still[1].last.weight)  # the first weights differ
     wrong = test[0], 1 - test[1]
     assert accuracy(models[0], *wrong) < 0.05
     assert accuracy(models[0], test[0][:3], torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
