@@ -91,13 +91,20 @@ def test_inpaint_writes_four_rows(trained, photos, tmp_path, capsys, mask):
     assert size(tmp_path / "inpaint-02.png") == (16, 16)
 
 
-def test_a_seed_repeats_the_files(trained, photos, tmp_path):
-    found = []
-    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        words = [str(trained), str(photos), "--out", str(tmp_path / name), "--mask", "random"]
-        assert main(["edit", "inpaint", *words, *QUICK, "--seed", seed]) == 0
-        found.append((tmp_path / name / "inpaint.png").read_bytes())
-    assert found[0] == found[1] != found[2]
+def test_a_seed_repeats_the_search_and_the_random_mask(trained, photos, tmp_path):
+    pictures, masked = [], []
+    for index, (mask, seed) in enumerate(
+        [("center", "1"), ("center", "1"), ("center", "2"), ("random", "1"), ("random", "2")]
+    ):
+        out = tmp_path / str(index)
+        words = [str(trained), str(photos), "--out", str(out), "--mask", mask, "--seed", seed]
+        assert main(["edit", "inpaint", *words, *QUICK]) == 0
+        pictures.append((out / "inpaint.png").read_bytes())
+        with Image.open(out / "inpaint.png") as grid:
+            masked.append(numpy.asarray(grid)[72:136])
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert (masked[0] == masked[2]).all()
+    assert (masked[3] != masked[4]).any()
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

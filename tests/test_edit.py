@@ -110,8 +110,9 @@ def test_prior_is_the_log_of_being_generated():
 @pytest.mark.parametrize("kind", ["center", "left"])
 def test_inpainting_fills_the_hole_and_keeps_the_rest(gan, targets, kind):
     missing = make_mask(kind, SIZE)
-    spoilt = targets.masked_fill(missing, 0.7)
+    spoilt = targets.masked_fill(missing, torch.nan)  # what lies in the hole is not read
     found = inpaint(gan, spoilt, missing, OPTIONS)
+    assert found.loss.isfinite().all()
     for image in (found.completed, found.blended):
         assert torch.equal(image[..., ~missing], targets[..., ~missing])
     mean = targets.mean(0)
@@ -120,8 +121,6 @@ def test_inpainting_fills_the_hole_and_keeps_the_rest(gan, targets, kind):
     )
     assert error < 0.5 * plain
     assert torch.equal(found.completed[..., missing], found.generated[..., missing])
-    again = inpaint(gan, targets, missing, OPTIONS)  # what lies in the hole is not read
-    assert torch.equal(again.blended, found.blended)
 
 
 def test_masks_miss_what_they_say(tmp_path):
