@@ -23,7 +23,8 @@ from ganfast.applications.augmentation import (
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record
 from ganfast.cli.errors import CommandError
-from ganfast.cli.options import add_data_options, device_named, positive, seed
+from ganfast.cli.options import add_data_options, positive, seed
+from ganfast.cli.processes import own_device
 from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import DataError, DivergenceError, keep_freed_memory
 
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_seeds(
     data: LabelledData, options: AugmentOptions, args: argparse.Namespace
 ) -> list[SeedResult]:
-    device = device_named(args.device)
+    device = own_device(args.device)
     if device.type == "cpu":
         keep_freed_memory()
     print(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ganfast.applications import editing
 from ganfast.cli.errors import CommandError
-from ganfast.cli.options import device_named, positive, seed
+from ganfast.cli.options import positive, seed
+from ganfast.cli.processes import own_device
 from ganfast.models import GAN
 from ganfast.training import CheckpointError, DataError, load_run
 from ganfast.training.batches import as_float
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out or Path(args.folder) / "edit")
     options = editing.SearchOptions(steps=args.steps, restarts=args.restarts, seed=args.seed)
     try:
-        device = device_named(args.device)
+        device = own_device(args.device)
         gan, state = load_run(args.folder)
         files = _files(args.images)
         if args.act is _interpolate and len(files) < 2:
