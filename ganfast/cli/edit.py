@@ -218,8 +218,8 @@ def _mean_image(given: Given) -> Tensor:
 def _in_rows(columns: int, *kinds: Tensor) -> Tensor:
     """Lay images out for a grid: a row of the first kind above one of the second, and so on."""
     parts = zip(*(kind.split(columns) for kind in kinds), strict=True)
-    white = kinds[0].new_ones(columns, *kinds[0].shape[1:])
-    return torch.cat([torch.cat([row, white[len(row) :]]) for part in parts for row in part])
+    grey = kinds[0].new_full((columns, *kinds[0].shape[1:]), GREY)  # as what parts the images
+    return torch.cat([torch.cat([row, grey[len(row) :]]) for part in parts for row in part])
 
 
 def _print_table(names: Sequence[str], columns: dict[str, Tensor]) -> None:
