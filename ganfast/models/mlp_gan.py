@@ -60,6 +60,11 @@ class Discriminator(nn.Module):
             nn.Linear(2 * width, 1),
         )
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the last layer judges, ``[N, 2 * width]``."""
+        features: Tensor = self.model[:-1](images.flatten(1))
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(images.flatten(1))  # [N, 1]
         return logits.squeeze(1)

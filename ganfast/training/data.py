@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ganfast.training.errors import DataError, first_line
 
-__all__ = ["SOURCES", "ImageData", "load_images"]
+__all__ = ["SOURCES", "ImageData", "image_files", "load_images", "read_images"]
 
 # What reading a broken archive or data file raises, in numpy, zipfile, PIL and torchvision.
 UNREADABLE = (
@@ -162,28 +163,49 @@ def _from_torchvision(name: str, root: Path, download: bool, train: bool) -> Ima
 
 
 def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     if image_size is None:
         raise DataError(f"folder:{path} needs an image size, for its images may differ in theirs")
-    if not path.is_dir():
-        raise DataError(f"folder:{path} is not a folder; give the folder that holds the images")
+    files = image_files(path)
+    images = read_images(files, image_size, channels)
+    return ImageData(
+        f"folder:{path}", images, *_classes_of_folder([f.relative_to(path) for f in files])
+    )
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List every image below a folder, in the order of their names.
+
+    Raises:
+        DataError: it is no folder, or holds no images.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    if not folder.is_dir():
+        raise DataError(f"folder:{folder} is not a folder; give the folder that holds the images")
     files = sorted(
         file
-        for file in path.rglob("*")
+        for file in folder.rglob("*")
         # A leading dot marks what operating systems leave behind, such as "._photo.jpg".
         if file.suffix.lower() in IMG_EXTENSIONS and not file.name.startswith(".")
     )
     if not files:
         endings = " ".join(IMG_EXTENSIONS)
-        raise DataError(f"folder:{path} holds no images; files with these endings count: {endings}")
+        raise DataError(
+            f"folder:{folder} holds no images; files with these endings count: {endings}"
+        )
+    return files
+
+
+def read_images(files: Sequence[Path], image_size: int, channels: int) -> Tensor:
+    """Read image files, centre-cropped and resized, as uint8 ``[N, channels, size, size]``.
+
+    Raises:
+        DataError: a file is no whole image of 8 bits a channel.
+    """
     images = np.empty((len(files), image_size, image_size, channels), dtype=np.uint8)
     for index, file in enumerate(files):
         images[index] = _read_image(file, image_size, channels)
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return ImageData(
-        f"folder:{path}", tensor, *_classes_of_folder([f.relative_to(path) for f in files])
-    )
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
 def _classes_of_folder(files: list[Path]) -> tuple[Tensor, tuple[str, ...]] | tuple[()]:

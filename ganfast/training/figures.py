@@ -15,20 +15,20 @@ COLUMNS = 8
 FRAME_MILLISECONDS = 80
 
 
-def save_grid(images: Tensor, path: Path) -> None:
-    """Save images ``[N, C, H, W]`` in [-1, 1] as a PNG, eight a row, enlarged pixel by pixel."""
+def save_grid(images: Tensor, path: Path, columns: int = COLUMNS) -> None:
+    """Save images ``[N, C, H, W]`` in [-1, 1] as a PNG, enlarged pixel by pixel."""
     from torchvision.utils import save_image
 
-    save_image(grid(images), path)
+    save_image(grid(images, columns), path)
 
 
-def grid(images: Tensor) -> Tensor:
-    """Lay images ``[N, C, H, W]`` in [-1, 1] out, eight a row, as one image in [0, 1]."""
+def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
+    """Lay images ``[N, C, H, W]`` in [-1, 1] out in rows, as one image in [0, 1]."""
     from torchvision.utils import make_grid
 
     layout: Tensor = make_grid(
         _enlarged(images),
-        nrow=COLUMNS,
+        nrow=columns,
         padding=4,
         normalize=True,
         value_range=(-1, 1),
