@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ganfast.training.errors import DataError, first_line
 
-__all__ = ["SOURCES", "ImageData", "load_images"]
+__all__ = ["SOURCES", "ImageData", "image_files", "load_images"]
 
 # What reading a broken archive or data file raises, in numpy, zipfile, PIL and torchvision.
 UNREADABLE = (
@@ -161,11 +161,14 @@ def _from_torchvision(name: str, root: Path, download: bool, train: bool) -> Ima
     return ImageData(name, images, labels.long(), tuple(dataset.classes))
 
 
-def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
+def image_files(path: Path) -> list[Path]:
+    """Return every image file below a folder, in the order of ``load_images``.
+
+    Raises:
+        DataError: it is no folder, or holds no images.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    if image_size is None:
-        raise DataError(f"folder:{path} needs an image size, for its images may differ in theirs")
     if not path.is_dir():
         raise DataError(f"folder:{path} is not a folder; give the folder that holds the images")
     files = sorted(
@@ -177,6 +180,13 @@ def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
     if not files:
         endings = " ".join(IMG_EXTENSIONS)
         raise DataError(f"folder:{path} holds no images; files with these endings count: {endings}")
+    return files
+
+
+def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
+    if image_size is None:
+        raise DataError(f"folder:{path} needs an image size, for its images may differ in theirs")
+    files = image_files(path)
     images = np.empty((len(files), image_size, image_size, channels), dtype=np.uint8)
     for index, file in enumerate(files):
         images[index] = _read_image(file, image_size, channels)
