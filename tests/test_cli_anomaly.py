@@ -166,7 +166,7 @@ def test_bad_models_and_images_are_refused(finished, photos, tmp_path, capsys):
     )
     short = tmp_path / "short.safetensors"
     short.write_bytes(model.read_bytes()[:-100])
-    assert "cannot be read as a detector" in refused(["--model", short, *both], capsys)
+    assert "short.safetensors cannot be read" in refused(["--model", short, *both], capsys)
     (photos / "broken.png").write_bytes((photos / "a.png").read_bytes()[:60])
     assert "broken.png cannot be read" in refused(["--model", model, *both], capsys)
     assert "is not a folder" in refused(["--model", model, "--score", short, *out], capsys)

@@ -1,23 +1,21 @@
-"""A detector as one file: safetensors, which holds tensors and text and runs no code."""
+"""A detector as one file, written and read as checkpoints are: reading it runs no code."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ganfast.applications.anomaly.detector import Detector, DetectorOptions
 from ganfast.models import dcgan
 from ganfast.models.encoder import Encoder
-from ganfast.training import CheckpointError
+from ganfast.training import CheckpointError, load_checkpoint
+from ganfast.training.checkpoints import write_checkpoint
 from ganfast.training.errors import first_line
 
 __all__ = ["load_detector", "save_detector"]
-
-FORMAT = "ganfast anomaly detector 1"
 
 
 def save_detector(detector: Detector, path: Path) -> None:
@@ -25,63 +23,48 @@ def save_detector(detector: Detector, path: Path) -> None:
 
     The name appears once the file is whole.
 
+    Args:
+        detector: to write.
+        path: ending in ``.safetensors``.
+
     Raises:
         OSError: it cannot be written.
     """
-    from safetensors.torch import save
-
-    tensors = {"known": detector.known, "held_out": detector.held_out}
-    for name, network in _networks(detector).items():
-        tensors |= {f"{name}.{key}": value for key, value in network.state_dict().items()}
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "options": json.dumps(asdict(detector.options))}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(contiguous, metadata))
-    partial.replace(path)
+    encoder = detector.encoder
+    state = {
+        "detector": asdict(detector.options),
+        "generator": detector.gan.generator.state_dict(),
+        "discriminator": detector.gan.discriminator.state_dict(),
+        "encoder": None if encoder is None else encoder.state_dict(),
+        "known": detector.known,
+        "held_out": detector.held_out,
+    }
+    write_checkpoint(path, detector.options.steps, state)
 
 
 def load_detector(path: str | Path) -> Detector:
     """Read what ``save_detector`` wrote.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or no detector.
+        CheckpointError: the file is missing, truncated, altered, or no detector.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a detector: {first_line(error)}"
-        ) from error
-    if metadata.get("format") != FORMAT:
+    state = load_checkpoint(Path(path))
+    if "detector" not in state:
         raise CheckpointError(f"{path} is no detector that 'ganfast anomaly' wrote")
     try:
-        return _build(tensors, DetectorOptions(**json.loads(metadata["options"])))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from error
+        return _build(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit this version: {first_line(error)}") from error
 
 
-def _build(tensors: dict[str, Tensor], options: DetectorOptions) -> Detector:
+def _build(state: dict[str, Any]) -> Detector:
+    options = DetectorOptions(**state["detector"])
     sizes = (options.image_size, options.channels, options.width, options.latent)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
         gan = dcgan(*sizes)
-        has_encoder = any(name.startswith("encoder.") for name in tensors)
-        encoder = Encoder(*sizes) if has_encoder else None
-    detector = Detector(gan, encoder, tensors["known"], options, tensors["held_out"])
-    if detector.known.shape[1:] != gan.image_shape or detector.known.dtype != torch.uint8:
-        raise ValueError(f"its images are {list(detector.known.shape)}")
-    for name, network in _networks(detector).items():
-        prefix = f"{name}."
-        network.load_state_dict(
-            {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}
-        )
-    return detector
-
-
-def _networks(detector: Detector) -> dict[str, torch.nn.Module]:
-    networks = {"generator": detector.gan.generator, "discriminator": detector.gan.discriminator}
-    return networks | ({"encoder": detector.encoder} if detector.encoder else {})
+        encoder = None if state["encoder"] is None else Encoder(*sizes)
+    gan.generator.load_state_dict(state["generator"])
+    gan.discriminator.load_state_dict(state["discriminator"])
+    if encoder is not None:
+        encoder.load_state_dict(state["encoder"])
+    return Detector(gan, encoder, state["known"], options, state["held_out"])
