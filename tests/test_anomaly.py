@@ -29,7 +29,7 @@ from ganfast.applications.anomaly.scores import (
 )
 from ganfast.applications.labelled import LabelledData
 from ganfast.models.dcgan import Discriminator
-from ganfast.training import CheckpointError, DataError, ImageData
+from ganfast.training import CheckpointError, DataError, DivergenceError, ImageData
 from ganfast.training.checkpoints import write_checkpoint
 
 TINY = DetectorOptions(width=4, latent=6, steps=3, encoder_steps=2, search_steps=3, neighbours=5)
@@ -255,6 +255,12 @@ def test_files_that_are_no_detector(tmp_path):
         load_detector(path)
 
 
+def test_weights_that_are_not_finite_are_refused():
+    options = DetectorOptions(**{**vars(TINY), "learning_rate": float("inf")})
+    with pytest.raises(DivergenceError, match="weights of the generator are not finite"):
+        train_detector(ImageData("bars", bars(50, False, 0)), options)
+
+
 def test_what_cannot_be_detected_is_refused():
     data = two_classes()
     with pytest.raises(DataError, match="no class 'round'; it has lying, upright"):
@@ -264,7 +270,7 @@ def test_what_cannot_be_detected_is_refused():
     with pytest.raises(DataError, match="need both normal and anomalous"):
         evaluate(data, "lying", TINY, methods=("latent",), search_images=1)
     detector = train_detector(ImageData("bars", bars(50, False, 0)), TINY)
-    with pytest.raises(ValueError, match="without an encoder"):
+    with pytest.raises(DataError, match="without an encoder"):
         detector.score(bars(1, False, 0), "encoder")
     with pytest.raises(ValueError, match="method must be one of"):
         detector.score(bars(1, False, 0), "guess")

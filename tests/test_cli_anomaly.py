@@ -132,6 +132,7 @@ def test_an_interrupted_run_keeps_what_it_measured(source, tmp_path, monkeypatch
     words = ["--data", f"npz:{source}", "--out", str(tmp_path), "--methods", "features", *SMALL]
     assert main(["anomaly", *words]) == 130
     assert [row["normal"] for row in Record.load(tmp_path / "record.json").seeds] == ["0"]
+    assert (tmp_path / "auroc.png").is_file()
 
 
 def test_bad_data_is_refused_in_one_line(source, tmp_path, capsys):
@@ -146,7 +147,7 @@ def test_bad_data_is_refused_in_one_line(source, tmp_path, capsys):
     assert "too few" in refused([*start, f"npz:{bare}"], capsys)
     bare.write_bytes(b"nothing")
     assert "cannot be read" in refused([*start, f"npz:{bare}"], capsys)
-    assert "image_size must be one of" in refused(
+    assert "argument --image-size: invalid choice: 20" in refused(
         [*start, f"npz:{source}", "--image-size", "20"], capsys
     )
     (tmp_path / "file").write_text("")

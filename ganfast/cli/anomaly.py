@@ -29,7 +29,14 @@ from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record
 from ganfast.cli.errors import CommandError
 from ganfast.cli.options import add_data_options, positive, seed
-from ganfast.training import CheckpointError, DataError, keep_freed_memory, load_images
+from ganfast.models.dcgan import IMAGE_SIZES
+from ganfast.training import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    keep_freed_memory,
+    load_images,
+)
 from ganfast.training.data import image_files
 
 __all__ = ["add_parser", "run"]
@@ -49,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="find unusual images with a GAN trained on normal ones",
         description="Train detectors on one class of --data at a time and measure, on the test "
         "set, how well their scores tell it from the others; or score a folder of images with "
-        "--model and --score.",
+        "--model and --score. A detector's file holds the normal images it compares with.",
     )
     parser.set_defaults(run=run)
     add_data_options(parser)
@@ -61,7 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )  # fmt: skip
     what.add_argument(
         "--all-normal", action="store_true",
-        help="every image of --data is normal: train one detector and measure nothing",
+        help="every image of --data is normal: train one detector and measure nothing, for "
+        "there are no anomalies to measure with",
     )  # fmt: skip
     described = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
     add(
@@ -74,8 +82,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     group.add_argument("--model", metavar="FILE", help="a detector.safetensors of an earlier run")
     group.add_argument("--score", metavar="FOLDER", help="images to score")
     add = parser.add_argument_group("training").add_argument
+    add(
+        "--image-size", type=int, choices=IMAGE_SIZES, default=default.image_size,
+        help="side of the images in pixels (default: %(default)s)",
+    )  # fmt: skip
     sizes = {
-        "image-size": "side of the images in pixels",
         "width": "feature maps beside the image",
         "latent": "length of a latent vector",
         "steps": "steps of the GAN",
@@ -111,12 +122,10 @@ def run(args: argparse.Namespace) -> int:
             _train_on_everything(args, methods, out)
         else:
             _measure(args, methods, out)
-    except (DataError, CheckpointError) as error:
+    except (DataError, CheckpointError, DivergenceError) as error:
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot write to {out}: {error}") from error
-    except ValueError as error:  # sizes that no model can have
-        raise CommandError(str(error)) from error
     return 0
 
 
@@ -163,8 +172,26 @@ def _measure(args: argparse.Namespace, methods: Sequence[str], out: Path) -> Non
     for name in normal:
         if name not in data.classes:
             raise DataError(f"{data.name} has no class {name!r}; it has {', '.join(data.classes)}")
-    started = time.perf_counter()
     outcomes: list[Outcome] = []
+    try:
+        _evaluate_each(args, data, normal, methods, out, outcomes)
+    finally:  # a run that is interrupted leaves what it measured
+        if outcomes:
+            _draw(data, methods, outcomes, args, out)
+    _print_table(table(outcomes), methods)
+    print(f"area under the ROC curve; see {out / RECORD}, {out / PLOT} and {out / WORST}")
+
+
+def _evaluate_each(
+    args: argparse.Namespace,
+    data: LabelledData,
+    normal: Sequence[str],
+    methods: Sequence[str],
+    out: Path,
+    outcomes: list[Outcome],
+) -> None:
+    """Add an outcome for every seed and class, seeds outermost, and keep the record up to date."""
+    started = time.perf_counter()
     for number in dict.fromkeys(args.seeds):
         for name in normal:
             detector, outcome = evaluate(
@@ -176,11 +203,7 @@ def _measure(args: argparse.Namespace, methods: Sequence[str], out: Path) -> Non
             outcomes.append(outcome)
             found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
             print(f"normal {name}, seed {number}: {found}", flush=True)
-            # After every detector, so that a run that is interrupted leaves what it measured.
             _record(args, data, methods, outcomes, time.perf_counter() - started).save(out / RECORD)
-        _draw(data, methods, outcomes, args, out)
-    _print_table(table(outcomes), methods)
-    print(f"area under the ROC curve; see {out / RECORD}, {out / PLOT} and {out / WORST}")
 
 
 def _options(args: argparse.Namespace) -> DetectorOptions:

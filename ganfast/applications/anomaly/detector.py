@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganfast.applications.anomaly.scores import (
     BATCH,
@@ -20,7 +20,7 @@ from ganfast.models import GAN, dcgan
 from ganfast.models.dcgan import initialise
 from ganfast.models.encoder import Encoder
 from ganfast.nn import GANLoss
-from ganfast.training import Batches, DataError, GANStep, ImageData
+from ganfast.training import Batches, DataError, DivergenceError, GANStep, ImageData
 from ganfast.training.batches import as_float
 
 __all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
@@ -95,7 +95,7 @@ class Detector:
         """Return scores ``[N]`` of uint8 images ``[N, C, H, W]``, higher for more anomalous ones.
 
         Raises:
-            ValueError: there is no such method, or no encoder for it.
+            ValueError: there is no such method.
             DataError: the images have another shape than those trained on.
         """
         if method not in METHODS:
@@ -123,7 +123,9 @@ class Detector:
         if method == "encoder":
             encoder = self.encoder
             if encoder is None:
-                raise ValueError("this detector was trained without an encoder")
+                raise DataError(
+                    "this detector was trained without an encoder; train one that has it"
+                )
             return torch.no_grad()(
                 lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
             )
@@ -160,6 +162,7 @@ def train_detector(
 
     Raises:
         DataError: fewer than 40 images.
+        DivergenceError: a weight is not finite in the end.
         ValueError: images of a side that DCGAN cannot make.
 
     Example:
@@ -196,7 +199,8 @@ def _train_gan(data: ImageData, options: DetectorOptions) -> GAN:
     batches = _batches(data, options)
     for _ in range(options.steps):
         step(next(batches))
-    for network in gan[:2]:
+    for name, network in zip(("generator", "discriminator"), gan[:2], strict=True):
+        _check_weights(name, network)
         network.eval().requires_grad_(False)
     return gan
 
@@ -213,7 +217,13 @@ def _train_encoder(gan: GAN, known: Tensor, options: DetectorOptions) -> Encoder
         loss = encoding_loss(encoder, *gan[:2], next(batches))  # type: ignore[arg-type]
         loss.mean().backward()
         adam.step()
+    _check_weights("encoder", encoder)
     return encoder
+
+
+def _check_weights(name: str, network: nn.Module) -> None:
+    if not all(weight.isfinite().all() for weight in network.parameters()):
+        raise DivergenceError(f"weights of the {name} are not finite; try another seed")
 
 
 def _batches(data: ImageData, options: DetectorOptions) -> Batches:
