@@ -63,6 +63,10 @@ def test_a_run_leaves_a_record_and_pictures(finished):
     assert [row["normal"] for row in record.table] == ["0", "1", "mean"]
     assert len(record.seeds) == 4
     assert record.options["search_images"] == 20
+    assert record.command.endswith(
+        "--seeds 0 1 --image-size 16 --width 4 --latent 6 --steps 2 "
+        "--encoder-steps 2 --search-steps 2 --search-images 20"
+    )
     first = [row["auroc"]["pixels"] for row in record.seeds if row["normal"] == "0"]
     assert record.table[0]["pixels"] == pytest.approx(sum(first) / 2, abs=1e-4)
     assert record.table[0]["pixels"] > 0.9

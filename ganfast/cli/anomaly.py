@@ -230,6 +230,9 @@ def _record(
     del settings["seed"]
     words = ["ganfast", "anomaly", "--data", args.data, "--normal", *args.normal]
     words += ["--methods", *methods, "--seeds", *map(str, args.seeds)]
+    for name, usual in {**asdict(DetectorOptions()), "search_images": SEARCH_IMAGES}.items():
+        if name in args and getattr(args, name) != usual:
+            words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     options = {
         "data": args.data,
         "training_images": len(data.train),
