@@ -98,8 +98,8 @@ def encoding_loss(
 def first_features(discriminator: Discriminator, images: Tensor) -> Tensor:
     """Return the discriminator's first map, averaged to 8x8, as vectors ``[N, width * 64]``.
 
-    The first layer sees edges. On images held out from MNIST's training set, deeper layers did worse
-    and a first layer that was never trained about as well: what counts is :class:`LocalDensity`.
+    The first layer sees edges. On images held out from MNIST's training set deeper layers did worse,
+    and a first layer that was never trained no worse: what counts is :class:`LocalDensity`.
     """
     convolution_and_activation = discriminator.main[:2]
     return _pooled(convolution_and_activation(images), POOLED_SIDE)
