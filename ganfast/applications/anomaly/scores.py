@@ -98,7 +98,7 @@ def encoding_loss(
 def first_features(discriminator: Discriminator, images: Tensor) -> Tensor:
     """Return the discriminator's first map, averaged to 8x8, as vectors ``[N, width * 64]``.
 
-    The first layer sees edges. On images held out from MNIST's training set deeper layers did worse,
+    The first layer sees edges. On images held out from MNIST's training set deeper ones did worse,
     and a first layer that was never trained no worse: what counts is :class:`LocalDensity`.
     """
     convolution_and_activation = discriminator.main[:2]
