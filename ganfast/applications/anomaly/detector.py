@@ -1,0 +1,230 @@
+"""A detector: networks trained on normal images, and the scores made with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ganfast.applications.anomaly.scores import (
+    BATCH,
+    LocalDensity,
+    encoding_loss,
+    first_features,
+    search_latent,
+    small_pixels,
+)
+from ganfast.models import GAN, dcgan
+from ganfast.models.dcgan import initialise
+from ganfast.models.encoder import Encoder
+from ganfast.nn import GANLoss
+from ganfast.training import Batches, DataError, DivergenceError, GANStep, ImageData
+from ganfast.training.batches import as_float
+
+__all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
+
+METHODS = {
+    "latent": "AnoGAN: search of a latent vector",
+    "encoder": "f-AnoGAN: encoder izi_f",
+    "features": "density of normal images in the discriminator's first layer",
+    "pixels": "the same density in pixels, without a network, to compare with",
+}
+HELD_OUT = 10
+"""One normal image in so many is kept from training, to say how high normal images score."""
+MOST_HELD_OUT = 200
+FEWEST = 40
+"""Normal images that a detector needs."""
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """How a detector is built and trained; the same whatever is normal.
+
+    The defaults were chosen on MNIST's training set alone: trained on nine tenths of one class (2
+    and 8), compared on the last tenth and on training images of other classes. ``encoder_steps``
+    may be 0 where the score "encoder" is not wanted.
+    """
+
+    image_size: int = 32
+    channels: int = 1
+    width: int = 16
+    latent: int = 100
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    encoder_steps: int = 150
+    encoder_learning_rate: float = 1e-3
+    search_steps: int = 32
+    neighbours: int = 20
+    seed: int = 0
+
+
+class Detector:
+    """Score images by how unlike the normal ones they are.
+
+    Args:
+        gan: trained on normal images.
+        encoder: to the generator's latent vectors, or None.
+        known: normal images, uint8 ``[M, C, H, W]``, more than ``options.neighbours``.
+        options: that they were made with.
+        held_out: normal images that nothing was trained on, uint8; their scores say how high
+            normal images score. May be empty.
+    """
+
+    def __init__(
+        self,
+        gan: GAN,
+        encoder: Encoder | None,
+        known: Tensor,
+        options: DetectorOptions,
+        held_out: Tensor,
+    ) -> None:
+        self.gan = gan
+        self.encoder = encoder
+        self.known = known
+        self.options = options
+        self.held_out = held_out
+        self._densities: dict[str, LocalDensity] = {}
+        for network in (*gan[:2], encoder):
+            if network is not None:
+                network.eval().requires_grad_(False)
+
+    def score(self, images: Tensor, method: str) -> Tensor:
+        """Return scores ``[N]`` of uint8 images ``[N, C, H, W]``, higher for more anomalous ones.
+
+        Raises:
+            ValueError: there is no such method.
+            DataError: the images have another shape than those trained on.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if images.shape[1:] != self.known.shape[1:]:
+            raise DataError(
+                f"the detector is for images {list(self.known.shape[1:])}, "
+                f"got {list(images.shape[1:])}"
+            )
+        scorer = self._scorer(method)
+        return torch.cat([scorer(as_float(part)) for part in images.split(BATCH)])
+
+    def share_below(self, scores: Tensor, method: str) -> Tensor:
+        """Return for each score the share of held-out normal images that score lower, ``[N]``."""
+        normal = self.score(self.held_out, method).sort().values
+        return torch.searchsorted(normal, scores).float() / len(normal)
+
+    def _scorer(self, method: str) -> Callable[[Tensor], Tensor]:
+        generator, discriminator, *_ = self.gan
+        if method == "latent":
+            return lambda images: search_latent(
+                generator, discriminator, images,  # type: ignore[arg-type]
+                latent=self.gan.latent, steps=self.options.search_steps, seed=self.options.seed,
+            )  # fmt: skip
+        if method == "encoder":
+            encoder = self.encoder
+            if encoder is None:
+                raise DataError(
+                    "this detector was trained without an encoder; train one that has it"
+                )
+            return torch.no_grad()(
+                lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
+            )
+        density = self._density(method)
+        return lambda images: density(self._vectors(method, images))
+
+    def _vectors(self, method: str, images: Tensor) -> Tensor:
+        if method == "pixels":
+            return small_pixels(images)
+        return first_features(self.gan.discriminator, images)  # type: ignore[arg-type]
+
+    def _density(self, method: str) -> LocalDensity:
+        if method not in self._densities:
+            vectors = [self._vectors(method, as_float(part)) for part in self.known.split(BATCH)]
+            self._densities[method] = LocalDensity(torch.cat(vectors), self.options.neighbours)
+        return self._densities[method]
+
+
+def train_detector(
+    normal: ImageData,
+    options: DetectorOptions | None = None,
+    *,
+    methods: Sequence[str] = ("features",),
+) -> Detector:
+    """Train a GAN on normal images, an encoder after it where one is needed, and keep the images.
+
+    A tenth of the images, 200 at most, is held out from all of it. The options' seed fixes every
+    random number; torch's global generator is left as it was.
+
+    Args:
+        normal: the images; labels are not looked at.
+        options: sizes, lengths and seed; image size and channels are taken from the images.
+        methods: keys of ``METHODS`` that the detector will be asked for.
+
+    Raises:
+        DataError: fewer than 40 images.
+        DivergenceError: a weight is not finite in the end.
+        ValueError: images of a side that DCGAN cannot make.
+
+    Example:
+        >>> from ganfast.applications.anomaly import DetectorOptions, train_detector
+        >>> from ganfast.training import load_images
+        >>> digits = load_images("digits", image_size=16)
+        >>> detector = train_detector(digits, DetectorOptions(width=4, steps=2))
+        >>> detector.score(digits.images[:3], "features").shape
+        torch.Size([3])
+    """
+    if len(normal) < FEWEST:
+        raise DataError(f"{normal.name}: {len(normal)} normal images are too few, give {FEWEST}")
+    channels, side, _ = normal.image_shape
+    options = replace(options or DetectorOptions(), image_size=side, channels=channels)
+    rng = torch.Generator().manual_seed(options.seed)
+    order = torch.randperm(len(normal), generator=rng)
+    held_out, kept = order.tensor_split([min(len(normal) // HELD_OUT, MOST_HELD_OUT)])
+    known = normal.images[kept.sort().values]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        gan = _train_gan(replace(normal, images=known, labels=None), options)
+        encoder = _train_encoder(gan, known, options) if "encoder" in methods else None
+    options = replace(options, neighbours=min(options.neighbours, len(known) - 1))
+    return Detector(gan, encoder, known, options, normal.images[held_out])
+
+
+def _train_gan(data: ImageData, options: DetectorOptions) -> GAN:
+    gan = dcgan(options.image_size, options.channels, options.width, options.latent)
+    adam_g, adam_d = (
+        torch.optim.Adam(m.parameters(), options.learning_rate, (0.5, 0.999), fused=True)
+        for m in gan[:2]
+    )
+    step = GANStep(*gan[:2], adam_g, adam_d, GANLoss(), gan.latent)
+    batches = _batches(data, options)
+    for _ in range(options.steps):
+        step(next(batches))
+    for name, network in zip(("generator", "discriminator"), gan[:2], strict=True):
+        _check_weights(name, network)
+        network.eval().requires_grad_(False)
+    return gan
+
+
+def _train_encoder(gan: GAN, known: Tensor, options: DetectorOptions) -> Encoder:
+    encoder = Encoder(options.image_size, options.channels, options.width, options.latent)
+    encoder.apply(initialise)
+    adam = torch.optim.Adam(
+        encoder.parameters(), options.encoder_learning_rate, (0.5, 0.999), fused=True
+    )
+    batches = _batches(ImageData("normal images", known), options)
+    for _ in range(options.encoder_steps):
+        adam.zero_grad(set_to_none=True)
+        loss = encoding_loss(encoder, *gan[:2], next(batches))  # type: ignore[arg-type]
+        loss.mean().backward()
+        adam.step()
+    _check_weights("encoder", encoder)
+    return encoder
+
+
+def _check_weights(name: str, network: nn.Module) -> None:
+    if not all(weight.isfinite().all() for weight in network.parameters()):
+        raise DivergenceError(f"weights of the {name} are not finite; try another seed")
+
+
+def _batches(data: ImageData, options: DetectorOptions) -> Batches:
+    return Batches(data, min(options.batch_size, len(data)), seed=options.seed)

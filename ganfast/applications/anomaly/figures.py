@@ -1,0 +1,99 @@
+"""Pictures of what detectors did."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["draw_errors", "plot_auroc"]
+
+SHOWN = 6
+GAP = 2  # pixels between images
+BREAK = 10  # between the two sides
+COLOURS = 128
+
+
+def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) -> None:
+    """Plot the AUROC of every class, mean and deviation over the seeds, a mark a method.
+
+    Args:
+        rows: as ``protocol.table`` returns them.
+        methods: keys of the rows.
+        path: of the PNG file.
+    """
+    # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    for index, (method, marker) in enumerate(zip(methods, "osD^", strict=False)):
+        places = [row + (index - (len(methods) - 1) / 2) * 0.15 for row in range(len(rows))]
+        axes.errorbar(
+            places,
+            [row[method] for row in rows],
+            [row[f"{method} deviation"] for row in rows],
+            fmt=marker, markersize=5, capsize=3, label=method,
+        )  # fmt: skip
+    if len(rows) > 1:
+        axes.axvline(len(rows) - 1.5, color="black", linewidth=0.8)  # before the mean
+    axes.set_xticks(range(len(rows)), [str(row["normal"]) for row in rows])
+    axes.set(xlabel="normal class", ylabel="AUROC on the test set")
+    axes.grid(alpha=0.3)
+    figure.legend(ncols=len(methods), loc="outside upper center")
+    figure.savefig(path)
+
+
+def draw_errors(
+    cases: Mapping[str, tuple[Tensor, Tensor, Tensor]], method: str, path: Path
+) -> None:
+    """Draw, a row a class, normal images with the highest scores and anomalies with the lowest.
+
+    Args:
+        cases: for each normal class its test images, uint8 ``[N, C, H, W]``, their scores ``[N]``,
+            and which are anomalous, bool ``[N]``.
+        method: whose scores they are.
+        path: of the PNG file.
+    """
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    rows = [_row(*case) for case in cases.values()]
+    picture = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3).contiguous()
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(6, 0.7 + 5.5 * height / width), dpi=90, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(picture.numpy(), interpolation="nearest")
+    axes.set_yticks([(row + 0.5) * height / len(rows) for row in range(len(rows))], list(cases))
+    axes.set_xticks(
+        [width / 4, 3 * width / 4],
+        ["normal, scored most anomalous", "anomalous, scored most normal"],
+    )
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set(ylabel="normal class", title=f'the worst of "{method}"')
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    with Image.open(drawn) as full:  # a third of the bytes, for files that are kept
+        full.convert("RGB").quantize(COLOURS).save(path, optimize=True)
+
+
+def _row(images: Tensor, scores: Tensor, anomalous: Tensor) -> Tensor:
+    """Return one row of images, uint8 ``[C, H, W]``, white between them."""
+    order = scores.argsort()
+    normal = order[~anomalous[order]].flip(0)[:SHOWN]
+    missed = order[anomalous[order]][:SHOWN]
+    sides = []
+    for chosen in (normal, missed):
+        cells = functional.pad(images[chosen], (GAP, GAP, GAP, GAP), value=255)
+        missing = SHOWN - len(cells)
+        cells = torch.cat([cells, cells.new_full((missing, *cells.shape[1:]), 255)])
+        sides.append(torch.cat(list(cells), 2))
+    left, right = sides
+    return torch.cat([left, left.new_full((*left.shape[:2], BREAK), 255), right], 2)

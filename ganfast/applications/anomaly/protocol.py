@@ -1,0 +1,143 @@
+"""One class is normal: train on its training images, score the test set, count wrong orders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganfast.applications.anomaly.detector import Detector, DetectorOptions, train_detector
+from ganfast.applications.labelled import LabelledData
+from ganfast.applications.records import mean_and_deviation
+from ganfast.training import DataError, ImageData
+
+__all__ = ["Outcome", "evaluate", "table"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one detector did on the test set.
+
+    Attributes:
+        normal: name of the normal class.
+        seed: of the detector.
+        auroc: of each method, higher where anomalies score above normal images.
+        scored: for each method, how many test images it scored.
+        seconds: for training and for each method's scores.
+        scores: for each method, of the test images it scored, ``[N]``.
+        anomalous: bool ``[T]``, of the whole test set.
+    """
+
+    normal: str
+    seed: int
+    auroc: Mapping[str, float]
+    scored: Mapping[str, int]
+    seconds: Mapping[str, float]
+    scores: Mapping[str, Tensor]
+    anomalous: Tensor
+
+    def row(self) -> dict[str, Any]:
+        """Return what a record keeps of it."""
+        names = ("normal", "seed", "auroc", "scored", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+
+def evaluate(
+    data: LabelledData,
+    normal: str,
+    options: DetectorOptions,
+    *,
+    methods: Sequence[str],
+    search_images: int,
+) -> tuple[Detector, Outcome]:
+    """Train a detector on one class and score the test set, each image once, with every method.
+
+    Args:
+        data: whose training set trains, and whose test set is scored.
+        normal: name of the normal class; all others are anomalous.
+        options: of the detector.
+        methods: keys of ``METHODS``.
+        search_images: "latent", which takes long, scores so many test images, always the same.
+
+    Returns:
+        The detector and what it did.
+
+    Raises:
+        DataError: no such class; too few images of it; a test set, or the part of it for "latent",
+            without normal or without anomalous images.
+
+    Source:
+        The protocol of Ruff et al. 2018, section 4.2, http://proceedings.mlr.press/v80/ruff18a.html
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if normal not in data.classes:
+        raise DataError(f"{data.name} has no class {normal!r}; it has {', '.join(data.classes)}")
+    assert data.test.labels is not None
+    anomalous = data.test.labels != data.classes.index(normal)
+    parts = {method: scored_part(data, method, search_images) for method in methods}
+    for method, part in parts.items():
+        if anomalous[part].all() or not anomalous[part].any():
+            raise DataError(
+                f"{data.name}: the {len(part)} test images for {method} need both normal and "
+                f"anomalous ones, of class {normal!r} and of others"
+            )
+    started = time.perf_counter()
+    detector = train_detector(_images_of(data, normal), options, methods=methods)
+    seconds = {"training": time.perf_counter() - started}
+    scores, auroc = {}, {}
+    for method, part in parts.items():
+        started = time.perf_counter()
+        scores[method] = detector.score(data.test.images[part], method)
+        seconds[method] = time.perf_counter() - started
+        auroc[method] = float(roc_auc_score(anomalous[part].numpy(), scores[method].numpy()))
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    counts = {method: len(part) for method, part in parts.items()}
+    return detector, Outcome(normal, options.seed, auroc, counts, rounded, scores, anomalous)
+
+
+def scored_part(data: LabelledData, method: str, search_images: int) -> Tensor:
+    """Return the indices of the test images that a method scores, the same for every detector."""
+    count = len(data.test)
+    if method != "latent" or search_images >= count:
+        return torch.arange(count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:search_images].sort().values
+
+
+def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return a row a class, and a last one with the mean over the classes.
+
+    Each method has its mean AUROC over the seeds and their deviation; in the last row, of each
+    seed's mean over the classes. Seeds that lack a class do not count in the last row.
+    """
+    classes = list(dict.fromkeys(outcome.normal for outcome in outcomes))
+    seeds = list(dict.fromkeys(outcome.seed for outcome in outcomes))
+    found = {(outcome.normal, outcome.seed): outcome.auroc for outcome in outcomes}
+    complete = [seed for seed in seeds if all((name, seed) in found for name in classes)]
+    rows = []
+    for name in [*classes, "mean"]:
+        row: dict[str, Any] = {"normal": name}
+        for method in outcomes[0].auroc:
+            if name == "mean":
+                values = [
+                    sum(found[one, seed][method] for one in classes) / len(classes)
+                    for seed in complete
+                ]
+            else:
+                values = [found[name, seed][method] for seed in seeds if (name, seed) in found]
+            mean, deviation = mean_and_deviation(values)
+            row |= {method: round(mean, 4), f"{method} deviation": round(deviation, 4)}
+        rows.append(row | {"seeds": len(values)})
+    return rows
+
+
+def _images_of(data: LabelledData, normal: str) -> ImageData:
+    assert data.train.labels is not None
+    chosen = data.train.labels == data.classes.index(normal)
+    name = f"class {normal} of {data.name}"
+    return replace(data.train, name=name, images=data.train.images[chosen], labels=None)

@@ -1,0 +1,159 @@
+"""How unlike the normal images an image is: four scores, higher for more anomalous ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ganfast.models.dcgan import Discriminator
+
+__all__ = ["LocalDensity", "encoding_loss", "first_features", "search_latent", "small_pixels"]
+
+BATCH = 500
+FEATURE_WEIGHT = 0.1  # lambda of Schlegl et al. 2017, section 2.2
+SEARCH_RATE = 0.05  # of Adam; with 32 steps 0.02 and 0.1 did worse on MNIST's training images
+POOLED_SIDE = 8  # of the first layer's map, so that a stroke may lie a pixel or two beside another
+PIXEL_SIDE = 16
+LEAST_SPACING = 1e-3  # of the mean: one set of equal images must not make scores infinite
+
+
+def search_latent(
+    generator: nn.Module,
+    discriminator: Discriminator,
+    images: Tensor,
+    *,
+    latent: tuple[int, ...],
+    steps: int,
+    seed: int,
+) -> Tensor:
+    """Score images by what the generator cannot make of them (AnoGAN).
+
+    From a random vector, gradients lead to a latent vector z whose image is near x; the score is
+    ``0.9 |x - G(z)| + 0.1 |f(x) - f(G(z))|``, sums over pixels and over the discriminator's last
+    features f. All images set out from one vector, so that a score depends on its image alone.
+
+    Args:
+        generator: maps ``[N, *latent]`` to images; in evaluation mode, as is
+        discriminator: whose features are compared.
+        images: ``[N, C, H, W]`` in [-1, 1].
+        latent: shape of one latent vector.
+        steps: of Adam.
+        seed: of the random vector.
+
+    Returns:
+        Scores ``[N]``.
+
+    Source:
+        Schlegl et al. 2017, section 2.2, https://arxiv.org/abs/1703.05921
+    """
+    rng = torch.Generator().manual_seed(seed)
+    start = torch.randn(1, *latent, generator=rng)
+    z = start.expand(len(images), *latent).clone().requires_grad_()
+    optimizer = torch.optim.Adam([z], SEARCH_RATE)
+    with torch.no_grad():
+        wanted = discriminator.features(images)
+
+    def losses() -> Tensor:
+        made = generator(z)
+        residual = (images - made).abs().flatten(1).sum(1)
+        of_features = (wanted - discriminator.features(made)).abs().flatten(1).sum(1)
+        sums: Tensor = (1 - FEATURE_WEIGHT) * residual + FEATURE_WEIGHT * of_features
+        return sums
+
+    for _ in range(steps):
+        (z.grad,) = torch.autograd.grad(losses().sum(), z)
+        optimizer.step()
+    with torch.no_grad():
+        return losses()
+
+
+def encoding_loss(
+    encoder: nn.Module, generator: nn.Module, discriminator: Discriminator, images: Tensor
+) -> Tensor:
+    """Return for each image how far its encoding's image lies from it (izi_f of f-AnoGAN).
+
+    The mean squared difference of pixels and that of the discriminator's last features, added with
+    weight 1: what the encoder is trained to make small on normal images, and the score of others.
+
+    Args:
+        encoder: maps images to latent vectors.
+        generator: maps them back.
+        discriminator: whose features are compared.
+        images: ``[N, C, H, W]`` in [-1, 1].
+
+    Returns:
+        Losses ``[N]``.
+
+    Source:
+        Schlegl et al. 2019, section 2.2, https://doi.org/10.1016/j.media.2019.01.010
+    """
+    made = generator(encoder(images))
+    residual = (images - made).square().flatten(1).mean(1)
+    wanted, found = discriminator.features(images), discriminator.features(made)
+    loss: Tensor = residual + (wanted - found).square().flatten(1).mean(1)
+    return loss
+
+
+def first_features(discriminator: Discriminator, images: Tensor) -> Tensor:
+    """Return the discriminator's first map, averaged to 8x8, as vectors ``[N, width * 64]``.
+
+    The first layer sees edges. On images held out from MNIST's training set deeper ones did worse,
+    and a first layer that was never trained no worse: what counts is :class:`LocalDensity`.
+    """
+    convolution_and_activation = discriminator.main[:2]
+    return _pooled(convolution_and_activation(images), POOLED_SIDE)
+
+
+def small_pixels(images: Tensor) -> Tensor:
+    """Return the images averaged to 16x16, as vectors ``[N, C * 256]``: no network at all."""
+    return _pooled(images, PIXEL_SIDE)
+
+
+def _pooled(maps: Tensor, side: int) -> Tensor:
+    return functional.adaptive_avg_pool2d(maps, min(side, maps.shape[-1])).flatten(1)
+
+
+class LocalDensity:
+    """Score vectors by their distance to known ones, in units of the distances found there.
+
+    The mean distance to the k nearest known vectors, over the mean of what these k are away from
+    their own k nearest. The plain distance rates simple images normal, which lie near everything:
+    a one among twos. The quotient does not.
+
+    Args:
+        known: vectors ``[M, F]`` of normal images, more than k.
+        k: neighbours.
+
+    Source:
+        A simplification of the local outlier factor, Breunig et al. 2000, section 4,
+        https://doi.org/10.1145/335191.335388: mean distances instead of reachabilities.
+
+    Example:
+        >>> import torch
+        >>> from ganfast.applications.anomaly.scores import LocalDensity
+        >>> known = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> LocalDensity(known, k=1)(torch.tensor([[0.5], [7.0]]))
+        tensor([0.5000, 4.0000])
+    """
+
+    def __init__(self, known: Tensor, k: int) -> None:
+        self.known = known
+        self.k = k
+        own = [
+            # The nearest of a known vector is itself.
+            torch.cdist(part, known).topk(k + 1, largest=False).values[:, 1:].mean(1)
+            for part in known.split(BATCH)
+        ]
+        spacing = torch.cat(own)
+        # Where more than k images are equal, they are 0 apart.
+        least = max(LEAST_SPACING * float(spacing.mean()), torch.finfo(known.dtype).eps)
+        self._spacing = spacing.clamp_min(least)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return scores ``[N]`` of vectors ``[N, F]``."""
+        return torch.cat([self._score(part) for part in vectors.split(BATCH)])
+
+    def _score(self, vectors: Tensor) -> Tensor:
+        distances, nearest = torch.cdist(vectors, self.known).topk(self.k, largest=False)
+        return distances.mean(1) / self._spacing[nearest].mean(1)
