@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ganfast.cli import bench, export, info, sample, train, verify
+from ganfast.cli import bench, classify, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.training.processes import one_speaker
 
 __all__ = ["main"]
 
-COMMANDS = (train, sample, export, bench, verify, info)
+COMMANDS = (train, sample, classify, export, bench, verify, info)
 BAD_INPUT = 2
 # The extra that brings each optional package.
 EXTRAS = {
