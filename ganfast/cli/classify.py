@@ -23,7 +23,7 @@ from ganfast.cli.processes import own_device
 from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import DataError, DivergenceError, keep_freed_memory
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "run", "updates"]
 
 DEFAULT_STEPS = 4000
 DEFAULT_EPOCHS = 40
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         )
         check(data, args.labels, options)
         out.mkdir(parents=True, exist_ok=True)
-        steps = _steps(args, len(data.train) // options.batch_size)
+        steps = updates(args, len(data.train) // options.batch_size)
         outcomes = _outcomes(args, data, steps, options, device)
         table = _table(outcomes)
         record = Record(
@@ -131,7 +131,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _steps(args: argparse.Namespace, per_epoch: int) -> int:
+def updates(args: argparse.Namespace, per_epoch: int) -> int:
+    """Return how many updates a training has, of what was asked for and an epoch's."""
     if args.epochs:
         return int(args.epochs) * per_epoch
     return args.steps or min(DEFAULT_STEPS, DEFAULT_EPOCHS * per_epoch)
