@@ -273,11 +273,11 @@ def test_labelled_batches_are_drawn_with_their_labels():
 
 def test_what_does_not_fit_is_refused_before_training():
     with pytest.raises(DataError, match="1 labels are fewer than the 2 classes"):
-        check(EASY, [4, 1], TINY)
+        check(EASY, [4, 1], [0], TINY)
     with pytest.raises(DataError, match="batches of 65 are larger"):
-        check(EASY, [4], Options(batch_size=65))
+        check(EASY, [4], [0], Options(batch_size=65))
     with pytest.raises(DataError, match="66 labels need 33 images"):
-        check(EASY, [66], TINY)
+        check(EASY, [66], [0], TINY)
 
 
 def test_weights_that_are_not_finite_are_an_error():
@@ -287,6 +287,21 @@ def test_weights_that_are_not_finite_are_an_error():
     with pytest.raises(DivergenceError, match="not finite"):
         method.predict(torch.zeros(1, 1, 16, 16))
     assert finite(torch.ones(1)) == 1
+
+
+def test_every_seed_is_checked_before_training():
+    labels = torch.tensor([0, 0, 1] * 3)
+    few = LabelledData(ImageData("few", torch.zeros(9, 1, 16, 16), labels), EASY.test, ("a", "b"))
+    options = Options(batch_size=4)
+    refused = []
+    for seed in range(6):  # the seventh label is of either class, and one has three images only
+        try:
+            check(few, [7], [seed], options)
+        except DataError:
+            refused.append(seed)
+    assert 0 < len(refused) < 6
+    with pytest.raises(DataError, match="7 labels need 4 images"):
+        check(few, [7], range(6), options)
 
 
 def test_sgan_learns_digits_from_twenty_labels():

@@ -131,7 +131,9 @@ def bad_words(name: str, images: Path, tmp_path: Path) -> tuple[list[str], str]:
         "unknown data": (["--data", "imagenet"], "unknown data 'imagenet'"),
         "unknown method": ([*data, "--method", "magic"], "invalid choice: 'magic'"),
         "missing device": ([*data, "--device", "cuda:99"], "--device cuda:99 is not available"),
-        "out is a file": ([*data, *SMALL, "--labels", "6", "--out", str(images)], "cannot write to --out"),
+        "out is a file": (
+            [*data, *SMALL, "--labels", "6", "--out", str(images)], "cannot write to --out"
+        ),
         "image size": ([*data, "--image-size", "20"], "invalid choice: 20"),
         "steps and epochs": ([*data, "--steps", "1", "--epochs", "1"], "not allowed with"),
     }[name]  # fmt: skip

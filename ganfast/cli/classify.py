@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         data = load_labelled(
             args.data, root=args.root, download=args.download, image_size=args.image_size
         )
-        check(data, args.labels, options)
+        check(data, args.labels, args.seeds, options)
         out.mkdir(parents=True, exist_ok=True)
         steps = updates(args, len(data.train) // options.batch_size)
         outcomes = _outcomes(args, data, steps, options, device)

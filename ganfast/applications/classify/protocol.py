@@ -49,15 +49,18 @@ class Outcome:
     seconds: float
 
 
-def check(data: LabelledData, counts: Sequence[int], options: Options) -> None:
-    """Refuse what would stop a later run.
+def check(
+    data: LabelledData, counts: Sequence[int], seeds: Sequence[int], options: Options
+) -> None:
+    """Refuse what would stop one of the trainings.
 
     Raises:
         DataError: a count of labels, or the batch size, does not suit the training set.
     """
     assert data.train.labels is not None
     for count in counts:
-        few_labels(data.train.labels, count, 0)
+        for seed in seeds:
+            few_labels(data.train.labels, count, seed)
     if options.batch_size > len(data.train):
         raise DataError(
             f"batches of {options.batch_size} are larger than the training set of {data.name}, "
@@ -90,9 +93,17 @@ def classify(
 
     Raises:
         DataError: as :func:`check`.
-        DivergenceError: weights are no longer finite.
+        DivergenceError: what a trained network gives is not finite.
+
+    Example:
+        >>> from ganfast.applications.classify import Options, classify
+        >>> from ganfast.applications.labelled import load_labelled
+        >>> data = load_labelled("digits", image_size=16)
+        >>> outcomes = classify(data, ["supervised"], [20], [0, 1], 10, Options(width=4))
+        >>> [outcome.seed for outcome in outcomes]
+        [0, 1]
     """
-    check(data, counts, options)
+    check(data, counts, seeds, options)
     for count in counts:
         for method in methods:
             for seed in seeds:

@@ -55,7 +55,7 @@ def conditional_entropy(logits: Tensor) -> Tensor:
     """Measure how undecided logits of classes ``[N, K]`` are: the mean entropy of their softmax.
 
     Source:
-        Dai et al. 2017, equation 9, https://arxiv.org/abs/1705.09783
+        Dai et al. 2017, https://arxiv.org/abs/1705.09783, which adds it to this GAN's loss
     """
     return -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
 
@@ -71,7 +71,11 @@ def _build(task: Task, options: Options) -> models.SemiSupervisedGAN:
 
 
 class SemiSupervised:
-    """Train classifier and generator in turn, the generator by feature matching."""
+    """Train classifier and generator in turn, the generator by feature matching.
+
+    The classifier's loss is Salimans' and, beyond it, a weighted conditional entropy of its answers
+    on unlabelled images.
+    """
 
     def __init__(self, task: Task, options: Options) -> None:
         self.task = task
