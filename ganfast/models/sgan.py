@@ -23,6 +23,12 @@ class SemiSupervisedGAN(NamedTuple):
 
     The generator maps noise ``[N, *latent]`` to images ``[N, *image_shape]`` in [-1, 1]; the
     classifier maps such images to logits of the classes, ``[N, classes]``.
+
+    Example:
+        >>> from ganfast.models import sgan
+        >>> gan = sgan(image_size=16, width=8, classes=3)
+        >>> gan.image_shape, gan.classes
+        ((1, 16, 16), 3)
     """
 
     generator: nn.Module
