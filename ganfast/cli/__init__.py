@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ganfast.cli import anomaly, augment, bench, edit, export, info, sample, train, verify
+from ganfast.cli import anomaly, augment, bench, classify, edit, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
 from ganfast.training.processes import one_speaker
 
 __all__ = ["main"]
 
-COMMANDS = (train, sample, export, augment, anomaly, edit, bench, verify, info)
+COMMANDS = (train, sample, export, classify, augment, anomaly, edit, bench, verify, info)
 BAD_INPUT = 2
 # The extra that brings each optional package.
 EXTRAS = {

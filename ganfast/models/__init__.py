@@ -9,17 +9,20 @@ from ganfast.models.dcgan import dcgan
 from ganfast.models.keras_dcgan import keras_dcgan
 from ganfast.models.latents import slerp
 from ganfast.models.mlp_gan import mlp_gan
+from ganfast.models.sgan import SemiSupervisedGAN, sgan
 from ganfast.models.stock import stock
 
 __all__ = [
     "BUILDERS",
     "GAN",
     "ConditionalGAN",
+    "SemiSupervisedGAN",
     "acgan",
     "build",
     "dcgan",
     "keras_dcgan",
     "mlp_gan",
+    "sgan",
     "slerp",
     "stock",
 ]

@@ -1,0 +1,312 @@
+"""Classification with few labels: losses, what a method may see, and that it learns."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch.nn import functional
+
+pytest.importorskip("torchvision")
+
+from ganfast import models
+from ganfast.applications.classify import (
+    METHODS,
+    Options,
+    check,
+    classify,
+    protocol,
+)
+from ganfast.applications.classify import features as features_module
+from ganfast.applications.classify.networks import as_if_apart, finite, settle
+from ganfast.applications.classify.sgan import (
+    SemiSupervised,
+    Supervised,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from ganfast.applications.classify.task import Task
+from ganfast.applications.labelled import LabelledData, load_labelled
+from ganfast.training import DataError, DivergenceError, ImageData
+
+TINY = Options(width=4, latent=6, batch_size=8, noise=0.0)
+
+
+def halves(count: int) -> ImageData:
+    """Make noisy images whose bright half, left or right, is their class."""
+    rng = torch.Generator().manual_seed(count)
+    labels = torch.arange(count) % 2
+    images = torch.randint(0, 80, (count, 1, 16, 16), generator=rng, dtype=torch.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[..., 8 * label : 8 * label + 8] += 150
+    return ImageData("halves", images, labels)
+
+
+EASY = LabelledData(halves(64), halves(40), ("left", "right"))
+
+
+def task(options: Options = TINY, labelled: int = 4) -> Task:
+    torch.manual_seed(0)
+    chosen = torch.arange(labelled)
+    return Task(
+        EASY.train, chosen, EASY.train.labels[chosen], 2, batch_size=options.batch_size, seed=0
+    )
+
+
+def assert_same_gradients(network: torch.nn.Module, expected: Sequence[torch.Tensor]) -> None:
+    for parameter, gradient in zip(network.parameters(), expected, strict=True):
+        assert (parameter.grad - gradient).norm() <= 1e-4 * gradient.norm()
+
+
+def test_the_loss_is_that_of_a_softmax_with_one_more_class():
+    real, fake = torch.randn(5, 3), torch.randn(7, 3)
+    of_real, of_fake = (
+        torch.cat([logits, torch.zeros(len(logits), 1)], 1).softmax(1)[:, -1]
+        for logits in (real, fake)
+    )
+    expected = -(1 - of_real).log().mean() / 2 - of_fake.log().mean() / 2
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
+
+
+def test_the_loss_is_finite_where_exponentials_are_not():
+    huge = torch.full((2, 3), 300.0, requires_grad=True)
+    loss = discriminator_loss(-huge, huge)
+    loss.backward()
+    assert loss.item() == pytest.approx(300, rel=1e-2)
+    assert huge.grad.isfinite().all()
+
+
+def test_feature_matching_compares_means_and_holds_real_images_fixed():
+    real, fake = (torch.randn(6, 4, requires_grad=True) for _ in range(2))
+    loss = feature_matching_loss(real, fake)
+    expected = sum((real[:, f].mean() - fake[:, f].mean()) ** 2 for f in range(4)) / 4
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert real.grad is None
+    assert fake.grad is not None
+
+
+def test_an_update_has_the_gradients_of_the_formulas():
+    """Cross-entropy on logits (no second softmax), three passes' statistics, feature matching."""
+    method = SemiSupervised(task(), TINY)
+    method.gan.classifier.head.weight.data.mul_(4)  # so that a second softmax would show
+    gan = copy.deepcopy(method.gan)
+    mirror = task()
+    state = torch.random.get_rng_state()
+    method.update(0.0)  # a learning rate of 0 keeps the weights for the second half
+
+    torch.random.set_rng_state(state)
+    labelled, labels = mirror.labelled_batch()
+    real = next(mirror.unlabelled)
+    fake = gan.generator(torch.randn(8, *gan.latent))
+    known = gan.classifier(labelled)
+    real_features = gan.classifier.features(real)
+    of_real, of_fake = gan.classifier.head(real_features), gan.classifier(fake.detach())
+    named = -(known.softmax(1)[torch.arange(8), labels]).log().mean()
+    z_real, z_fake = of_real.exp().sum(1), of_fake.exp().sum(1)
+    told = -(z_real / (z_real + 1)).log().mean() / 2 - (1 - z_fake / (z_fake + 1)).log().mean() / 2
+    chances = of_real.softmax(1)
+    undecided = -(chances * chances.log()).sum(1).mean()
+    loss = named + told + 0.3 * undecided
+    expected = torch.autograd.grad(loss, list(gan.classifier.parameters()))
+    assert_same_gradients(method.gan.classifier, expected)
+
+    distance = real_features.detach().mean(0) - gan.classifier.features(fake).mean(0)
+    expected = torch.autograd.grad(distance.square().mean(), list(gan.generator.parameters()))
+    assert_same_gradients(method.gan.generator, expected)
+
+
+def test_supervised_has_cross_entropy_on_logits():
+    method, mirror = Supervised(task(), TINY), task()
+    network = copy.deepcopy(method.classifier)
+    method.update(0.0)
+    images, labels = mirror.labelled_batch()
+    loss = functional.nll_loss(network(images).log_softmax(1), labels)
+    expected = torch.autograd.grad(loss, list(network.parameters()))
+    assert_same_gradients(method.classifier, expected)
+
+
+def test_one_pass_has_the_numbers_and_statistics_of_three():
+    together = models.sgan(width=4, classes=3, noise=0.0).classifier
+    apart = copy.deepcopy(together)
+    batches = [torch.randn(4, 1, 16, 16) * scale for scale in (1, 2, 3)]
+    found = as_if_apart(together, together, *batches)
+    for logits, batch in zip(found, batches, strict=True):
+        torch.testing.assert_close(logits, apart(batch))
+    for one, other in zip(together.buffers(), apart.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert all(layer.splits == 1 for layer in together.modules() if hasattr(layer, "splits"))
+
+
+def test_settled_statistics_are_those_of_the_batches():
+    network = models.sgan(width=4, noise=5.0).classifier
+    network(torch.randn(9, 1, 16, 16) * 50)
+    network.eval()
+    batches = [torch.randn(6, 1, 16, 16) for _ in range(3)]
+    settle(network, batches)
+    inputs = []
+    layer = network.body[5]
+    layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    for batch in batches:
+        network(batch)
+    means = torch.stack([x.mean((0, 2, 3)) for x in inputs])
+    torch.testing.assert_close(layer.running_mean, means.mean(0))
+    assert layer.momentum == 0.1
+    assert not any(module.training for module in network.modules())
+
+
+def test_only_training_adds_noise():
+    network = models.sgan(width=4, noise=0.5).classifier
+    images = torch.zeros(2, 1, 16, 16)
+    noise = network.body[0](images)
+    assert noise.std() == pytest.approx(0.5, rel=0.1)
+    assert torch.equal(network.eval().body[0](images), images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 20}, "image_size must be one of 16, 32"),
+        ({"channels": 2}, "channels must be 1"),
+        ({"classes": 0}, "classes must be a positive integer"),
+        ({"noise": -1.0}, "noise must not be negative"),
+        ({"noise": math.nan}, "noise must not be negative"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        models.sgan(**options)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_features_are_pooled_from_every_layer(size):
+    discriminator = models.dcgan(size, 1, 4).discriminator.eval()
+    images = torch.randn(3, 1, size, size)
+    found = features_module.pooled_features(discriminator.main, images)
+    maps = [4, 8] if size == 16 else [4, 8, 16]
+    assert found.shape == (3, sum(maps) * 16)
+    first = functional.leaky_relu(discriminator.main[0](images), 0.2)
+    window = size // 8
+    expected = functional.max_pool2d(first, window).flatten(1)
+    torch.testing.assert_close(found[:, : 4 * 16], expected)
+    last = discriminator.features(images).flatten(1)  # already 4x4
+    torch.testing.assert_close(found[:, -maps[-1] * 16 :], last)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns_from_four_labels(name):
+    if name == "features":
+        pytest.importorskip("sklearn")
+    options = Options(width=8, latent=10, batch_size=16)
+    (outcome,) = classify(EASY, [name], [4], [0], 60, options)
+    assert outcome.accuracy >= 0.9
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_fix_every_weight(name):
+    if name == "features":
+        pytest.importorskip("sklearn")
+
+    def weights(seed: int) -> torch.Tensor:
+        seen = []
+
+        def build(*arguments):
+            seen.append(METHODS[name](*arguments))
+            return seen[0]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(protocol, "METHODS", {name: build})
+            list(classify(EASY, [name], [4], [seed], 3, TINY))
+        networks = [seen[0].classifier] if name == "supervised" else seen[0].gan[:2]
+        return torch.cat([p.flatten() for network in networks for p in network.parameters()])
+
+    first = weights(0)
+    torch.manual_seed(5)  # what came before does not matter
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+def test_a_method_sees_few_labels_and_the_test_set_once_at_the_end(monkeypatch):
+    log: list[object] = []
+
+    class Spy:
+        def __init__(self, given: Task, options: Options) -> None:
+            log.append(given)
+
+        def update(self, share: float) -> None:
+            log.append(share)
+
+        def finish(self) -> None:
+            log.append("finish")
+
+        def predict(self, images: torch.Tensor) -> torch.Tensor:
+            log.append("predict")
+            return torch.zeros(len(images), dtype=torch.long)
+
+    monkeypatch.setattr(protocol, "METHODS", {"spy": Spy})
+    (outcome,) = classify(EASY, ["spy"], [6], [0], 9, TINY)
+    given, *shares, last, only = log
+    assert (last, only) == ("finish", "predict")
+    assert shares == pytest.approx([1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
+    assert given.labels.bincount().tolist() == [3, 3]
+    brighter = given.labelled_images[..., 8:].mean((1, 2, 3)) > 0
+    assert torch.equal(brighter.long(), given.labels)
+    tensors = [value for value in vars(given).values() if isinstance(value, torch.Tensor)]
+    assert all(len(value) == 6 for value in tensors)
+    assert outcome.confusion.tolist() == [[20, 0], [20, 0]]
+    assert outcome.accuracy == 0.5
+
+
+def test_confusion_has_true_classes_in_rows():
+    counts = protocol.confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 2, 2, 1]), 3)
+    assert counts.tolist() == [[1, 0, 0], [0, 0, 2], [0, 1, 0]]
+
+
+def test_labelled_batches_are_drawn_with_their_labels():
+    images, labels = task(labelled=2).labelled_batch()
+    assert len(images) == 8
+    assert torch.equal((images[..., 8:].mean((1, 2, 3)) > 0).long(), labels)
+
+
+def test_what_does_not_fit_is_refused_before_training():
+    with pytest.raises(DataError, match="1 labels are fewer than the 2 classes"):
+        check(EASY, [4, 1], [0], TINY)
+    with pytest.raises(DataError, match="batches of 65 are larger"):
+        check(EASY, [4], [0], Options(batch_size=65))
+    with pytest.raises(DataError, match="66 labels need 33 images"):
+        check(EASY, [66], [0], TINY)
+
+
+def test_weights_that_are_not_finite_are_an_error():
+    method = Supervised(task(), TINY)
+    method.classifier.head.bias.data.fill_(math.nan)
+    method.update(0.0)
+    with pytest.raises(DivergenceError, match="not finite"):
+        method.predict(torch.zeros(1, 1, 16, 16))
+    assert finite(torch.ones(1)) == 1
+
+
+def test_every_seed_is_checked_before_training():
+    labels = torch.tensor([0, 0, 1] * 3)
+    few = LabelledData(ImageData("few", torch.zeros(9, 1, 16, 16), labels), EASY.test, ("a", "b"))
+    options = Options(batch_size=4)
+    refused = []
+    for seed in range(6):  # the seventh label is of either class, and one has three images only
+        try:
+            check(few, [7], [seed], options)
+        except DataError:
+            refused.append(seed)
+    assert 0 < len(refused) < 6
+    with pytest.raises(DataError, match="7 labels need 4 images"):
+        check(few, [7], range(6), options)
+
+
+def test_sgan_learns_digits_from_twenty_labels():
+    pytest.importorskip("sklearn")
+    data = load_labelled("digits", image_size=16)
+    options = Options(width=8, batch_size=16)
+    (outcome,) = classify(data, ["sgan"], [20], [0], 100, options)
+    assert outcome.accuracy > 0.6
