@@ -170,7 +170,7 @@ def test_intervals_are_students():
     assert (first["method"], first["difference"], first["low"]) == ("real", None, None)
     assert first["accuracy"] == pytest.approx(10.0)
     assert first["deviation"] == pytest.approx(10.0)
-    interval = stats.ttest_rel(*([100 * f[name] for f in found] for name in ("generated", "real")))
+    interval = stats.ttest_rel(*([f[name] for f in found] for name in ("generated", "real")))
     bounds = interval.confidence_interval(0.95)
     assert second["difference"] == pytest.approx(10 / 3)
     assert (second["low"], second["high"]) == pytest.approx((bounds.low, bounds.high))

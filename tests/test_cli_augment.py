@@ -41,7 +41,7 @@ def test_a_run_leaves_its_table_record_pictures_and_images(source, tmp_path, cap
     assert record.options["labels"] == 6
     assert "--labels 6" in record.command
     for row in record.table:
-        values = [100 * of_seed["accuracies"][row["method"]] for of_seed in record.seeds]
+        values = [of_seed["accuracies"][row["method"]] for of_seed in record.seeds]
         assert row["accuracy"] == pytest.approx(sum(values) / 2)
         assert f"{row['accuracy']:.2f}" in said
     for name in ("accuracies.png", "samples.png"):

@@ -110,21 +110,32 @@ def test_rendering_replaces_what_is_between_the_marks(tmp_path):
 
 
 def test_a_record_becomes_a_table_with_its_command(tmp_path):
-    table = [{"method": "one", "accuracy": 0.98765}, {"method": "two", "gain": 3}]
+    table = [
+        {"method": "one", "accuracy": 0.98765, "deviation": 0.00123},
+        {"method": "two", "gain": 3, "low": -12.345},
+    ]
     record = Record("classify", "ganfast classify", {}, table, [], 90.0, MACHINE)
-    record.save(tmp_path / "classify.json")
+    record.save(tmp_path / "one.json")
     marks = application_report.BEGIN + application_report.END
     text = application_report.render_applications(f"before\n{marks}after\n", tmp_path)
-    assert "\n`ganfast classify`\n" in text
-    assert "| method | accuracy | gain |\n| --- | --- | --- |\n| one | 0.9877 |  |\n" in text
-    assert "| two |  | 3 |\n" in text
-    assert "2 minutes on 2 threads of Abacus" in text
+    assert "\n`ganfast classify`: 2 minutes on 2 thread(s) of Abacus" in text
+    head = "| method | accuracy | gain | low |\n| --- | --- | --- | --- |\n"
+    assert f"{head}| one | 0.9877 ± 0.0012 |  |  |\n| two |  | 3 | -12.3 |\n" in text
     assert application_report.render_applications(text, tmp_path) == text
     with pytest.raises(ValueError, match="has no lines"):
         application_report.render_applications("no marks", tmp_path)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json is no record"):
         application_report.render_applications(text, tmp_path)
+
+
+def test_of_a_table_with_a_mean_readme_has_the_mean(tmp_path):
+    table = [{"normal": "0", "features": 0.5}, {"normal": "mean", "features": 0.75}]
+    table[-1]["features deviation"] = 0.125
+    Record("anomaly", "ganfast anomaly", {}, table, [], 9.0, MACHINE).save(tmp_path / "a.json")
+    marks = application_report.BEGIN + application_report.END
+    text = application_report.render_applications(marks, tmp_path)
+    assert "| normal | features |\n| --- | --- |\n| mean | 0.7500 ± 0.1250 |\n" in text
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):

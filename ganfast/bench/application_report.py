@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,13 @@ __all__ = ["render_applications"]
 
 BEGIN = "<!-- applications: python -m ganfast.bench.report -->\n"
 END = "<!-- end of applications -->\n"
+MEASURED = {
+    "classify": "Test accuracy after the last update, ± deviation over the seeds",
+    "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference from "
+    "that of real images alone, with the 95 % interval",
+    "anomaly": "Area under the ROC curve on the test set, ± deviation over the seeds",
+}
+MEAN = "mean"
 
 
 def render_applications(text: str, folder: Path) -> str:
@@ -23,25 +32,53 @@ def render_applications(text: str, folder: Path) -> str:
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the text has no lines {BEGIN.strip()!r} and {END.strip()!r}")
-    texts = [_section(path, Record.load(path)) for path in sorted(folder.glob("*.json"))]
+    records = {path: Record.load(path) for path in sorted(folder.glob("*.json"), key=_natural)}
+    texts = []
+    for application, measured in MEASURED.items():
+        sections = [_section(p, r) for p, r in records.items() if r.application == application]
+        if sections:
+            texts += [f"\n**`ganfast {application}`**. {measured}.\n", *sections]
     return head + begin + "".join(texts) + end + tail
+
+
+def _natural(path: Path) -> list[tuple[str, int]]:
+    """Return what sorts names with numbers in them by these."""
+    parts = re.findall(r"(\D+)(\d*)", path.stem)
+    return [(text, int(number or 0)) for text, number in parts]
 
 
 def _section(path: Path, record: Record) -> str:
     machine = record.machine
-    where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
-    names = list(dict.fromkeys(name for row in record.table for name in row))
+    where = machine["gpu"] or f"{machine['threads']} thread(s) of {machine['cpu']}"
+    table = list(record.table)
+    if len(table) > 1 and MEAN in table[-1].values():
+        table = table[-1:]  # the rest is in the file
+    table = [_joined(row) for row in table]
+    names = list(dict.fromkeys(name for row in table for name in row))
     rows = [names, ["---"] * len(names)]
-    rows += [[_cell(row.get(name)) for name in names] for row in record.table]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows += [[row.get(name, "") for name in names] for row in table]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"\n`{record.command}`\n\n{table}\n\n"
-        f"{record.seconds / 60:.0f} minutes on {where}, torch {machine['torch']}, "
-        f"{machine['date']}; [{path.name}](benchmarks/results/applications/{path.name}).\n"
+        f"\n`{record.command}`: {record.seconds / 60:.0f} minutes on {where}, {machine['date']} "
+        f"([record](benchmarks/results/applications/{path.name}))\n\n{lines}\n"
     )
+
+
+def _joined(row: Mapping[str, Any]) -> dict[str, str]:
+    """Write a row's values, each with its deviation where it has one."""
+    deviations = {name: f"{name} deviation" for name in row} | {"accuracy": "deviation"}
+    cells = {}
+    for name, value in row.items():
+        if name in deviations.values():
+            continue
+        deviation = row.get(deviations.get(name, ""))
+        cells[name] = _cell(value) + (f" ± {_cell(deviation)}" if deviation is not None else "")
+    return cells
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.1f}"

@@ -126,7 +126,7 @@ def _run_seeds(
     results = []
     for number in args.seeds:
         results.append(run_seed(data, options, number, device=device))
-        found = (f"{name} {value:.2%}" for name, value in results[-1].accuracies.items())
+        found = (f"{name} {value:.4f}" for name, value in results[-1].accuracies.items())
         print(f"seed {number}: {'; '.join(found)}", flush=True)
     return results
 
@@ -139,15 +139,13 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
-    print(
-        f"{'classifier trained on':22} {'accuracy, %':>15} {'difference':>11} {'95 % interval':>18}"
-    )
+    print(f"{'classifier trained on':22} {'accuracy':>15} {'difference':>11} {'95 % interval':>18}")
     for row in rows:
-        line = f"{row['method']:22} {row['accuracy']:8.2f} ± {row['deviation']:4.2f}"
+        line = f"{row['method']:22} {row['accuracy']:.4f} ± {row['deviation']:.4f}"
         if row["difference"] is not None:
-            line += f" {row['difference']:+11.2f}"
+            line += f" {row['difference']:+11.4f}"
         if row["low"] is not None:
-            interval = f"{row['low']:+.2f} to {row['high']:+.2f}"
+            interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
             line += f" {interval:>18}"
         print(line)
     print(_verdict(rows[1], seeds))

@@ -123,7 +123,7 @@ def run_seed(
 
 
 def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
-    """Compare each method with the first: a row for each, in percent.
+    """Compare each method with the first: a row for each.
 
     A row has the method, the mean and deviation of its accuracy, the mean of its differences from
     the first method, seed by seed, and the bounds of their 95 % interval (Student's t): None for
@@ -139,7 +139,7 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
         >>> from ganfast.applications.augmentation import summarise
         >>> found = [{"real": 0.5, "generated": 0.75}, {"real": 0.5, "generated": 0.75}]
         >>> summarise(found)[1]["difference"]
-        25.0
+        0.25
     """
     from scipy.stats import t
 
@@ -147,12 +147,12 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     count = len(accuracies)
     first = next(iter(accuracies[0]))
     for method in accuracies[0]:
-        percents = [100 * of_seed[method] for of_seed in accuracies]
-        mean, deviation = mean_and_deviation(percents)
+        values = [of_seed[method] for of_seed in accuracies]
+        mean, deviation = mean_and_deviation(values)
         row: dict[str, Any] = {"method": method, "accuracy": mean, "deviation": deviation}
         row |= {"difference": None, "low": None, "high": None}
         if method != first:
-            differences = [100 * (of_seed[method] - of_seed[first]) for of_seed in accuracies]
+            differences = [of_seed[method] - of_seed[first] for of_seed in accuracies]
             row["difference"], spread = mean_and_deviation(differences)
             if count > 1:
                 half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
