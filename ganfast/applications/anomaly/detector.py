@@ -195,7 +195,8 @@ def _train_gan(data: ImageData, options: DetectorOptions) -> GAN:
         torch.optim.Adam(m.parameters(), options.learning_rate, (0.5, 0.999), fused=True)
         for m in gan[:2]
     )
-    step = GANStep(*gan[:2], adam_g, adam_d, GANLoss(), gan.latent)
+    # The bits of the recorded results are those of one pass over real and generated images.
+    step = GANStep(*gan[:2], adam_g, adam_d, GANLoss(), gan.latent, paired=True)
     batches = _batches(data, options)
     for _ in range(options.steps):
         step(next(batches))
