@@ -168,11 +168,11 @@ def test_intervals_are_students():
     found = [{"real": 0.1 * k, "generated": 0.1 * k + d} for k, d in enumerate([0.02, 0.05, 0.03])]
     first, second = summarise(found)
     assert (first["method"], first["difference"], first["low"]) == ("real", None, None)
-    assert first["accuracy"] == pytest.approx(10.0)
-    assert first["deviation"] == pytest.approx(10.0)
+    assert first["accuracy"] == pytest.approx(0.1)
+    assert first["deviation"] == pytest.approx(0.1)
     interval = stats.ttest_rel(*([f[name] for f in found] for name in ("generated", "real")))
     bounds = interval.confidence_interval(0.95)
-    assert second["difference"] == pytest.approx(10 / 3)
+    assert second["difference"] == pytest.approx(0.1 / 3)
     assert (second["low"], second["high"]) == pytest.approx((bounds.low, bounds.high))
     assert summarise(found[:1])[1]["low"] is None
 

@@ -43,7 +43,7 @@ def test_a_run_leaves_its_table_record_pictures_and_images(source, tmp_path, cap
     for row in record.table:
         values = [of_seed["accuracies"][row["method"]] for of_seed in record.seeds]
         assert row["accuracy"] == pytest.approx(sum(values) / 2)
-        assert f"{row['accuracy']:.2f}" in said
+        assert f"{row['accuracy']:.4f}" in said
     for name in ("accuracies.png", "samples.png"):
         assert (out / name).stat().st_size > 500
     made = load_images(f"folder:{out / 'images'}", image_size=16)

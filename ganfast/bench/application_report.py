@@ -15,8 +15,8 @@ BEGIN = "<!-- applications: python -m ganfast.bench.report -->\n"
 END = "<!-- end of applications -->\n"
 MEASURED = {
     "classify": "Test accuracy after the last update, ± deviation over the seeds",
-    "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference from "
-    "that of real images alone, with the 95 % interval",
+    "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference "
+    "from that of real images alone, with the 95 % interval",
     "anomaly": "Area under the ROC curve on the test set, ± deviation over the seeds",
 }
 MEAN = "mean"

@@ -45,12 +45,12 @@ def plot_accuracies(records: Sequence[Record], path: Path) -> None:
     for axes, record in zip(panels, records, strict=True):
         methods = [str(row["method"]) for row in record.table]
         for place, method in enumerate(methods):
-            values = [100 * of_seed["accuracies"][method] for of_seed in record.seeds]
+            values = [of_seed["accuracies"][method] for of_seed in record.seeds]
             axes.scatter([place] * len(values), values, alpha=0.5, color=f"C{place}")
             axes.hlines(record.table[place]["accuracy"], place - 0.3, place + 0.3, f"C{place}")
         axes.set_xticks(range(len(methods)), [m.replace(" + ", "\n+ ").replace(", ", ",\n")
                                               for m in methods], fontsize=8)  # fmt: skip
         axes.set_title(f"{record.options['data']}, {record.options['labels']} labels", fontsize=10)
         axes.grid(alpha=0.3, axis="y")
-    panels[0].set_ylabel("test accuracy, %")
+    panels[0].set_ylabel("test accuracy")
     figure.savefig(path, dpi=DOTS_PER_INCH)
