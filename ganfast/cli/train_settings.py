@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 DEFAULT_STEPS = 4000
-QUALITY_EVERY = 1000
+QUALITY_EVERY = 500
 DEFAULT_WIDTHS = {"dcgan": 32, "keras-dcgan": 64, "mlp": 128}
 
 
