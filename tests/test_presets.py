@@ -123,6 +123,6 @@ def test_an_unknown_preset_is_an_error_of_one_line(
 def test_dropout_makes_the_step_judge_images_in_two_passes() -> None:
     gan = models.keras_dcgan(image_size=16, channels=1, width=4, latent=6)
     adams = [torch.optim.Adam(model.parameters(), 1e-4) for model in gan[:2]]
-    step = GANStep(*gan[:2], *adams, GANLoss(), gan.latent)
+    step = GANStep(*gan[:2], *adams, GANLoss(), gan.latent, paired=True)
     assert torch.isfinite(torch.stack(step(torch.zeros(8, 1, 16, 16)))).all()
     assert step.pairing.explain() == "no: one pass gives other scores or buffers than two"
