@@ -91,7 +91,7 @@ def _on_cuda(build: Callable[[], Callable[[], Any]]) -> Footprint:
 def _recorded(activities: Sequence[ProfilerActivity], **options: Any) -> Iterator[list[Event]]:
     """Give a list that holds the events of torch.profiler's trace at the end."""
     events: list[Event] = []
-    recorder = profile(activities=activities, **options)
+    recorder = profile(activities=activities, acc_events=True, **options)  # else torch 2.11 warns
     with _silent():
         recorder.start()
     try:
