@@ -53,7 +53,6 @@ def test_it_trains_with_the_numbers_of_a_plain_loop(example, tmp_path):
     step = GANStep(*gan[:2], *adams, GANLoss(), gan.latent)
     results = [step(next(batches)) for _ in range(STEPS)]
 
-    assert trained.step.pairing.explain() == "yes"
     assert all(torch.isfinite(torch.stack(result)).all() for result in results)
     for ours, theirs in zip(
         (gan.generator, gan.discriminator), (trained.generator, trained.discriminator), strict=True
