@@ -67,8 +67,8 @@ def parts(out: Path, device: str) -> list[Part]:
         Part("float32", [*bench, "ops", *common, *layers, *short], 40),
         Part("bfloat16", [*bench, "ops", *common, *layers, *short, "--dtype", "bfloat16"], 40),
     ]
-    for suite in ("losses", "overhead", "step"):
-        found.append(Part(suite, [*bench, suite, *common, "--against", "eager", *short], 20))
+    for suite, limit_s in (("losses", 20), ("overhead", 20), ("step", 60)):
+        found.append(Part(suite, [*bench, suite, *common, "--against", "eager", *short], limit_s))
     # A build in place would replace the extension of a tree that is in use.
     return found if gpu else [part for part in found if part.name not in ("build", "step")]
 
