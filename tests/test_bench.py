@@ -8,6 +8,8 @@ import sys
 import pytest
 import torch
 
+pytest.importorskip("rich")
+
 from ganfast import backend
 from ganfast import nn as fast
 from ganfast.bench import SUITES, Options, compare
