@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-__all__ = ["GAN", "check_channels", "check_positive"]
+__all__ = ["GAN", "check_channels", "check_image_size", "check_positive"]
 
 
 class GAN(NamedTuple):
@@ -31,3 +31,10 @@ def check_channels(model: str, channels: int) -> None:
     """Raise ValueError unless images are grey (1 channel) or RGB (3 channels)."""
     if channels not in (1, 3):
         raise ValueError(f"{model}: channels must be 1 (grey) or 3 (RGB), got {channels!r}")
+
+
+def check_image_size(model: str, image_size: int, allowed: tuple[int, ...]) -> None:
+    """Raise ValueError unless a model makes images of this side."""
+    if image_size not in allowed:
+        sizes = ", ".join(map(str, allowed))
+        raise ValueError(f"{model}: image_size must be one of {sizes}, got {image_size!r}")

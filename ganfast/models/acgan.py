@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganfast.models._gan import check_channels, check_positive
+from ganfast.models._gan import check_channels, check_image_size, check_positive
 from ganfast.models.dcgan import IMAGE_SIZES, Discriminator, Generator, initialise
 
 __all__ = ["ConditionalDiscriminator", "ConditionalGAN", "ConditionalGenerator", "acgan"]
@@ -87,9 +87,7 @@ def acgan(
         >>> [scores.shape for scores in gan.discriminator(images)]
         [torch.Size([2]), torch.Size([2, 3])]
     """
-    if image_size not in IMAGE_SIZES:
-        allowed = ", ".join(map(str, IMAGE_SIZES))
-        raise ValueError(f"acgan: image_size must be one of {allowed}, got {image_size!r}")
+    check_image_size("acgan", image_size, IMAGE_SIZES)
     check_channels("acgan", channels)
     check_positive("acgan", width=width, latent=latent, classes=classes)
     generator = ConditionalGenerator(image_size, channels, width, latent, classes)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ganfast.models._gan import GAN, check_channels, check_positive
+from ganfast.models._gan import GAN, check_channels, check_image_size, check_positive
 from ganfast.nn import BatchNorm2d
 
 __all__ = ["Discriminator", "Generator", "dcgan", "initialise"]
@@ -129,9 +129,7 @@ def dcgan(
         >>> images.shape, gan.discriminator(images).shape
         (torch.Size([2, 1, 32, 32]), torch.Size([2]))
     """
-    if image_size not in IMAGE_SIZES:
-        allowed = ", ".join(map(str, IMAGE_SIZES))
-        raise ValueError(f"dcgan: image_size must be one of {allowed}, got {image_size!r}")
+    check_image_size("dcgan", image_size, IMAGE_SIZES)
     check_channels("dcgan", channels)
     check_positive("dcgan", width=width, latent=latent)
     if activation not in ("relu", "leaky_relu"):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ganfast.models._gan import GAN, check_channels, check_positive
+from ganfast.models._gan import GAN, check_channels, check_image_size, check_positive
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 
 __all__ = ["Discriminator", "Generator", "initialise", "keras_dcgan"]
@@ -115,9 +115,7 @@ def keras_dcgan(image_size: int = 32, channels: int = 3, width: int = 64, latent
         >>> images.shape, gan.discriminator(images).shape
         (torch.Size([2, 3, 32, 32]), torch.Size([2]))
     """
-    if image_size not in IMAGE_SIZES:
-        allowed = ", ".join(map(str, IMAGE_SIZES))
-        raise ValueError(f"keras_dcgan: image_size must be one of {allowed}, got {image_size!r}")
+    check_image_size("keras_dcgan", image_size, IMAGE_SIZES)
     check_channels("keras_dcgan", channels)
     check_positive("keras_dcgan", width=width, latent=latent)
     generator = Generator(image_size, channels, width, latent).apply(initialise)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganfast.models._gan import check_channels, check_positive
+from ganfast.models._gan import check_channels, check_image_size, check_positive
 from ganfast.models.dcgan import IMAGE_SIZES, NEGATIVE_SLOPE, Generator, initialise
 from ganfast.nn import BatchNorm2d
 
@@ -133,9 +133,7 @@ def sgan(
         >>> gan.classifier(images).shape, gan.classifier.features(images).shape
         (torch.Size([2, 3]), torch.Size([2, 256]))
     """
-    if image_size not in IMAGE_SIZES:
-        allowed = ", ".join(map(str, IMAGE_SIZES))
-        raise ValueError(f"sgan: image_size must be one of {allowed}, got {image_size!r}")
+    check_image_size("sgan", image_size, IMAGE_SIZES)
     check_channels("sgan", channels)
     check_positive("sgan", width=width, latent=latent, classes=classes)
     if not noise >= 0:  # NaN included
