@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import re
 import shlex
 import time
@@ -27,7 +26,7 @@ from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import scored_part, table
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import add_data_options, positive, seed
 from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import (
@@ -104,9 +103,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train and measure, or score."""
-    for package in ("torchvision", "sklearn", "matplotlib", "safetensors"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require("torchvision", "sklearn", "matplotlib", "safetensors")
     if (args.model is None) != (args.score is None):
         raise CommandError("--model and --score belong together: a detector, and images for it")
     methods = args.methods or ([PREFERRED] if args.score else list(METHODS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from ganfast.applications.augmentation import (
 )
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import add_data_options, positive, seed
 from ganfast.cli.processes import own_device
 from ganfast.models.dcgan import IMAGE_SIZES
@@ -69,9 +68,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Compare, print a table and write the files."""
-    for package in NEEDED_PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require(*NEEDED_PACKAGES)
     if len(set(args.seeds)) < len(args.seeds):
         raise CommandError(f"--seeds must differ, got {' '.join(map(str, args.seeds))}")
     out = Path(args.out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from ganfast.applications.classify import METHODS, Options, Outcome, check, clas
 from ganfast.applications.classify.figures import plot_accuracy, plot_confusion
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record, mean_and_deviation
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import add_data_options, positive, seed
 from ganfast.cli.processes import own_device
 from ganfast.models.dcgan import IMAGE_SIZES
@@ -29,7 +28,6 @@ DEFAULT_STEPS = 4000
 DEFAULT_EPOCHS = 40
 """Small sets are seen so often at most: digits are done within two minutes."""
 
-# Looked for before the first update: a missing one must not show after the last.
 NEEDED_PACKAGES = ("matplotlib", "torchvision", "tqdm")
 
 
@@ -95,9 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train, print a table and write the files."""
-    for package in (*NEEDED_PACKAGES, *(["sklearn"] if "features" in args.method else [])):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require(*NEEDED_PACKAGES, *(["sklearn"] if "features" in args.method else []))
     start = perf_counter()
     for name in ("labels", "method", "seeds"):  # each once, in the order given
         setattr(args, name, list(dict.fromkeys(getattr(args, name))))

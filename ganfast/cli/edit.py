@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast.applications import editing
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import positive, seed
 from ganfast.cli.processes import own_device
 from ganfast.models import GAN
@@ -111,9 +110,7 @@ def _add_action(
 
 def run(args: argparse.Namespace) -> int:
     """Read the run and the images, and act on them."""
-    for package in NEEDED_PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require(*NEEDED_PACKAGES)
     out = Path(args.out or Path(args.folder) / "edit")
     options = editing.SearchOptions(steps=args.steps, restarts=args.restarts, seed=args.seed)
     try:

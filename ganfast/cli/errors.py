@@ -1,9 +1,22 @@
 """How a command ends when it cannot go on."""
 
-__all__ = ["INTERRUPTED", "CommandError"]
+import importlib.util
+
+__all__ = ["INTERRUPTED", "CommandError", "require"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class CommandError(Exception):
     """Bad input: the message goes to standard error in one line, and the exit code is 2."""
+
+
+def require(*packages: str) -> None:
+    """Look for packages before the work begins: a missing one must not show after hours of it.
+
+    Raises:
+        ModuleNotFoundError: one is not installed; ``main`` says which extra brings it.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(name=package)

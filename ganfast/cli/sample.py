@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import positive, seed
 from ganfast.models import GAN, slerp
 from ganfast.training import CheckpointError, load_run
@@ -44,9 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Write the three files."""
-    for package in ("torchvision", "PIL", "safetensors"):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require("torchvision", "PIL", "safetensors")
     try:
         gan, state = load_run(args.run_path)
     except CheckpointError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import warnings
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 
 from ganfast import convert_sync_batchnorm, models
-from ganfast.cli.errors import INTERRUPTED, CommandError
+from ganfast.cli.errors import INTERRUPTED, CommandError, require
 from ganfast.cli.presets import resolved
 from ganfast.cli.processes import (
     only_first_prints,
@@ -43,12 +42,12 @@ from ganfast.training import (
     load_images,
     load_newest,
 )
+from ganfast.training.batches import as_bytes
 from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
 
 FIDELITY_IMAGES = 2000
-# Looked for before the first step: a missing one must not show after the last.
 NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
 
@@ -82,9 +81,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Train, and return 0, or 130 after Ctrl-C or SIGTERM."""
     board = ("tensorboard",) if getattr(args, "tensorboard", False) else ()
-    for package in (*NEEDED_PACKAGES, *board):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(name=package)
+    require(*NEEDED_PACKAGES, *board)
     given = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in vars(args)}
     if "betas" in given:
         given["betas"] = tuple(given["betas"])
@@ -192,9 +189,9 @@ def _write_fidelity(trainer: Trainer, settings: Settings) -> None:
     real = data.images[torch.randperm(len(data), generator=rng)[:FIDELITY_IMAGES]]
     latent = torch.randn(FIDELITY_IMAGES, *trainer.fixed_noise.shape[1:], generator=rng)
     fake = [trainer.sample(part.to(trainer.device)).cpu() for part in latent.split(100)]
-    bytes_ = torch.cat(fake).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    figures = fidelity(real, bytes_, cuda=trainer.device.type == "cuda")
-    counted = {"step": trainer.step, "real": len(real), "generated": len(bytes_), **figures}
+    generated = as_bytes(torch.cat(fake))
+    figures = fidelity(real, generated, cuda=trainer.device.type == "cuda")
+    counted = {"step": trainer.step, "real": len(real), "generated": len(generated), **figures}
     path = trainer.out / "fidelity.json"
     try:
         path.write_text(json.dumps(counted, indent=1) + "\n")

@@ -11,7 +11,7 @@ from ganfast.training.data import ImageData
 from ganfast.training.errors import DataError
 from ganfast.training.processes import Processes
 
-__all__ = ["Batches", "as_float"]
+__all__ = ["Batches", "as_bytes", "as_float"]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -24,6 +24,11 @@ def _fits(images: Tensor, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return images.nbytes <= free // 2
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Map images in [-1, 1] to the nearest bytes 0..255."""
+    return images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 class Batches:

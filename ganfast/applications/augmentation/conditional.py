@@ -12,7 +12,7 @@ from ganfast.applications.augmentation.shifts import shifted
 from ganfast.models import ConditionalGAN, acgan
 from ganfast.nn import GANLoss
 from ganfast.training import DivergenceError
-from ganfast.training.batches import as_float
+from ganfast.training.batches import as_bytes, as_float
 from ganfast.training.ema import WeightAverage
 
 __all__ = ["GeneratorOptions", "generate", "train_conditional"]
@@ -145,7 +145,7 @@ def generate(gan: ConditionalGAN, per_class: int, seed: int) -> tuple[Tensor, Te
     noise = torch.randn(len(labels), *gan.latent, generator=rng)
     with torch.no_grad():
         parts = [
-            gan.generator(z.to(device), y.to(device)).add(1).mul(127.5).round().clamp(0, 255)
+            as_bytes(gan.generator(z.to(device), y.to(device))).cpu()
             for z, y in zip(noise.split(BATCH), labels.split(BATCH), strict=True)
         ]
-    return torch.cat(parts).to("cpu", torch.uint8), labels
+    return torch.cat(parts), labels
