@@ -17,6 +17,7 @@
 #endif
 
 #define GANFAST_ISA avx2
+#define GANFAST_VECTOR_BYTES 32
 #include "cpu_kernels_impl.h"
 
 #if defined(__clang__)

@@ -21,6 +21,7 @@
 #endif
 
 #define GANFAST_ISA avx512
+#define GANFAST_VECTOR_BYTES 64
 #define GANFAST_AVX512
 #include "cpu_kernels_impl.h"
 

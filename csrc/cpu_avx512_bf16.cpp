@@ -21,6 +21,7 @@
 #endif
 
 #define GANFAST_ISA avx512_bf16
+#define GANFAST_VECTOR_BYTES 64
 #define GANFAST_BF16_INSTRUCTION
 #define GANFAST_AVX512
 #include "cpu_kernels_impl.h"

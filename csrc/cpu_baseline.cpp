@@ -13,4 +13,5 @@
 #define GANFAST_NO_FMA
 #endif
 #define GANFAST_ISA baseline
+#define GANFAST_VECTOR_BYTES 16
 #include "cpu_kernels_impl.h"

@@ -1,15 +1,17 @@
-// Vectors of one 64-byte register, in the compiler's own vector extension: with AVX-512 an
-// operation is one instruction, elsewhere the compiler splits it into two or four.
+// Vectors as wide as the registers of the instruction set, GANFAST_VECTOR_BYTES, in the compiler's
+// own vector extension. Wider ones would be split by the compiler, which g++ does lane by lane for
+// every comparison and selection.
 //
 // Included once per instruction set, inside that set's namespace and target pragma, so that no
 // function here is ever shared between them. <cstdint> and <type_traits> come before.
 
-typedef float FloatVec __attribute__((vector_size(64)));
-typedef double DoubleVec __attribute__((vector_size(64)));
-typedef int32_t IntVec __attribute__((vector_size(64)));
-typedef uint32_t UintVec __attribute__((vector_size(64)));
-typedef int64_t LongVec __attribute__((vector_size(64)));
-typedef uint16_t ShortVec __attribute__((vector_size(32)));
+typedef float FloatVec __attribute__((vector_size(GANFAST_VECTOR_BYTES)));
+typedef double DoubleVec __attribute__((vector_size(GANFAST_VECTOR_BYTES)));
+typedef int32_t IntVec __attribute__((vector_size(GANFAST_VECTOR_BYTES)));
+typedef uint32_t UintVec __attribute__((vector_size(GANFAST_VECTOR_BYTES)));
+typedef int64_t LongVec __attribute__((vector_size(GANFAST_VECTOR_BYTES)));
+typedef uint16_t ShortVec __attribute__((vector_size(GANFAST_VECTOR_BYTES / 2)));
+typedef float HalfOfFloats __attribute__((vector_size(GANFAST_VECTOR_BYTES / 2)));
 
 // 16-bit floats by their bits.
 struct BFloat16 {
@@ -46,25 +48,30 @@ GANFAST_INLINE V broadcast(S value) {
   return value - V{};  // x - 0 is x, -0 included
 }
 
+// The lower and the upper half of v in double.
+GANFAST_INLINE void to_double(FloatVec v, DoubleVec& low, DoubleVec& high) {
+  HalfOfFloats half[2];
+  __builtin_memcpy(half, &v, sizeof(v));
+  low = __builtin_convertvector(half[0], DoubleVec);
+  high = __builtin_convertvector(half[1], DoubleVec);
+}
+
 // a * b + c with one rounding, on which forward and backward agree bit for bit. Where the processor
 // has no such instruction a float product is exact in double.
 template <typename V>
 GANFAST_INLINE V multiply_add(V a, V b, V c) {
 #if defined(GANFAST_NO_FMA)
   if constexpr (std::is_same_v<V, FloatVec>) {
-    typedef float HalfOfFloats __attribute__((vector_size(32)));
-    FloatVec result;
-    for (int half = 0; half < 2; ++half) {
-      HalfOfFloats part[3];
-      __builtin_memcpy(&part[0], reinterpret_cast<const char*>(&a) + 32 * half, 32);
-      __builtin_memcpy(&part[1], reinterpret_cast<const char*>(&b) + 32 * half, 32);
-      __builtin_memcpy(&part[2], reinterpret_cast<const char*>(&c) + 32 * half, 32);
-      const DoubleVec sum = __builtin_convertvector(part[0], DoubleVec) *
-                                __builtin_convertvector(part[1], DoubleVec) +
-                            __builtin_convertvector(part[2], DoubleVec);
-      part[0] = __builtin_convertvector(sum, HalfOfFloats);
-      __builtin_memcpy(reinterpret_cast<char*>(&result) + 32 * half, &part[0], 32);
+    DoubleVec of_a[2], of_b[2], of_c[2];
+    to_double(a, of_a[0], of_a[1]);
+    to_double(b, of_b[0], of_b[1]);
+    to_double(c, of_c[0], of_c[1]);
+    HalfOfFloats half[2];
+    for (int i = 0; i < 2; ++i) {
+      half[i] = __builtin_convertvector(of_a[i] * of_b[i] + of_c[i], HalfOfFloats);
     }
+    FloatVec result;
+    __builtin_memcpy(&result, half, sizeof(result));
     return result;
   }
 #endif
@@ -78,7 +85,7 @@ GANFAST_INLINE V multiply_add(V a, V b, V c) {
 #define GANFAST_HALF _Float16
 #endif
 #if defined(GANFAST_HALF)
-typedef GANFAST_HALF HalfVec __attribute__((vector_size(32)));
+typedef GANFAST_HALF HalfVec __attribute__((vector_size(GANFAST_VECTOR_BYTES / 2)));
 #endif
 
 // g++ 12 makes four instructions of either conversion where AVX-512 has one. The forms without a
@@ -114,7 +121,7 @@ GANFAST_INLINE Vec<T> load(const T* p) {
     return __builtin_convertvector(half, FloatVec);
 #else
     FloatVec v;
-    for (int i = 0; i < 16; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(p[i].bits);
+    for (int64_t i = 0; i < lanes<T>; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(p[i].bits);
     return v;
 #endif
   } else {
@@ -146,7 +153,7 @@ GANFAST_INLINE void store(T* p, Vec<T> v) {
     const HalfVec half = __builtin_convertvector(v, HalfVec);
     __builtin_memcpy(p, &half, sizeof(half));
 #else
-    for (int i = 0; i < 16; ++i) p[i].bits = c10::detail::fp16_ieee_from_fp32_value(v[i]);
+    for (int64_t i = 0; i < lanes<T>; ++i) p[i].bits = c10::detail::fp16_ieee_from_fp32_value(v[i]);
 #endif
   } else {
     __builtin_memcpy(p, &v, sizeof(v));
@@ -183,16 +190,18 @@ struct DoubleSum {
   DoubleVec low{}, high{};
 
   GANFAST_INLINE void add(FloatVec v) {
-    typedef float HalfOfFloats __attribute__((vector_size(32)));
-    HalfOfFloats part;
-    __builtin_memcpy(&part, &v, 32);
-    low += __builtin_convertvector(part, DoubleVec);
-    __builtin_memcpy(&part, reinterpret_cast<const char*>(&v) + 32, 32);
-    high += __builtin_convertvector(part, DoubleVec);
+    DoubleVec of_v[2];
+    to_double(v, of_v[0], of_v[1]);
+    low += of_v[0];
+    high += of_v[1];
   }
   GANFAST_INLINE void add(DoubleVec v) { low += v; }
   GANFAST_INLINE double total() const {
-    const DoubleVec v = low + high;
-    return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+    constexpr int count = sizeof(DoubleVec) / sizeof(double);
+    DoubleVec v = low + high;
+    for (int width = count / 2; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) v[i] += v[i + width];
+    }
+    return v[0];
   }
 };

@@ -80,10 +80,12 @@ GANFAST_INLINE FloatVec log1p_of_minus(FloatVec x) {
   return log_of(u) + (u == 0.0f ? FloatVec{} : lost / u);
 }
 
-#define GANFAST_BY_ELEMENT(name, function, argument)                        \
-  GANFAST_INLINE DoubleVec name(DoubleVec x) {                              \
-    for (int i = 0; i < 8; ++i) x[i] = __builtin_##function(argument x[i]); \
-    return x;                                                               \
+#define GANFAST_BY_ELEMENT(name, function, argument)          \
+  GANFAST_INLINE DoubleVec name(DoubleVec x) {                \
+    for (size_t i = 0; i < sizeof(x) / sizeof(double); ++i) { \
+      x[i] = __builtin_##function(argument x[i]);             \
+    }                                                         \
+    return x;                                                 \
   }
 GANFAST_BY_ELEMENT(exp_of_nonpositive, exp, )
 GANFAST_BY_ELEMENT(log1p_of_unit, log1p, )

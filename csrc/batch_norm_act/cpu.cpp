@@ -107,8 +107,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   const auto map = [&](int64_t split, int64_t block, int64_t part) {
     Call c = call(split, nullptr);
     c.out[0] = mutable_data(y) + plan.offset_bytes(split);
-    c.vectors[0] = row(plan, stats, split, row_scale);
-    c.vectors[1] = row(plan, stats, split, row_shift);
+    set_stats(c, plan, stats, split);
     plan.kernels->forward_map(c, plan.range(block, part));
   };
 
@@ -169,8 +168,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   call.out[0] = mutable_data(y);
   call.channels = C;
   call.positions = plan.positions;
-  call.vectors[0] = row(plan, stats, 0, row_scale);
-  call.vectors[1] = row(plan, stats, 0, row_shift);
+  set_stats(call, plan, stats, 0);
   call.negative_slope = negative_slope;
   plan.for_each_part([&](int64_t, int64_t block, int64_t part) {
     plan.kernels->forward_map(call, plan.range(block, part));

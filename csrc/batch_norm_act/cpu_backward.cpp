@@ -15,9 +15,7 @@ Call backward_call(const Plan& plan, const Tensor& stats, int64_t split) {
   Call c{};
   c.channels = plan.channels;
   c.positions = plan.positions;
-  c.vectors[0] = row(plan, stats, split, row_mean);
-  c.vectors[1] = row(plan, stats, split, row_scale);
-  c.vectors[2] = row(plan, stats, split, row_shift);
+  set_stats(c, plan, stats, split);
   c.negative_slope = plan.negative_slope;
   return c;
 }

@@ -79,7 +79,7 @@ struct Kernels {
   void (*backward_finish)(const BackwardChannels&);
   void (*double_backward_finish)(const DoubleBackwardChannels&);
   Kernel forward_sums;       // x              center                                 d, d^2
-  Kernel forward_map;        // x              scale shift                            y
+  Kernel forward_map;        // x              mean scale shift                       y
   Kernel backward_sums;      // x dy           mean scale shift                       g, g d
   Kernel backward_map;       // x dy           mean scale shift projection offset     dx (training)
   Kernel backward_map_eval;  // x dy  mean scale shift                     dx (evaluation)

@@ -71,10 +71,13 @@ GANFAST_INLINE void write_stats(const Channels& k, int64_t c, double mean, doubl
                                 double weight, double bias) {
   S* stats = static_cast<S*>(k.stats) + c;
   const double scale = weight * rstd;
-  stats[0] = static_cast<S>(mean);
+  const S rounded = static_cast<S>(mean);
+  // What rounding the mean leaves over; nothing where the mean is not finite.
+  const double rest = mean - mean == 0 ? mean - rounded : 0;
+  stats[0] = rounded;
   stats[k.channels] = static_cast<S>(rstd);
   stats[2 * k.channels] = static_cast<S>(scale);
-  stats[3 * k.channels] = static_cast<S>(bias - mean * scale);
+  stats[3 * k.channels] = static_cast<S>(bias - rest * scale);
 }
 
 template <typename S>

@@ -220,6 +220,13 @@ inline char* row(const Plan& plan, const Tensor& stats, int64_t split, Row index
   return const_cast<char*>(data(stats)) + (split * 4 + index) * plan.channels * size;
 }
 
+// The vectors that every map, and every sum of backward, begins with.
+inline void set_stats(Call& call, const Plan& plan, const Tensor& stats, int64_t split) {
+  call.vectors[0] = row(plan, stats, split, row_mean);
+  call.vectors[1] = row(plan, stats, split, row_scale);
+  call.vectors[2] = row(plan, stats, split, row_shift);
+}
+
 // C-sized vectors of the arithmetic's type, `count` per split.
 class Vectors {
  public:

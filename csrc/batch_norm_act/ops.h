@@ -18,10 +18,11 @@ struct Forward {
     }
   };
 
+  // Centred before it is scaled: the error of z does not grow with mean / standard deviation.
   struct Map {
-    static constexpr int inputs = 1, vectors = 2, results = 1;
+    static constexpr int inputs = 1, vectors = 3, results = 1;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
-      const V z = multiply_add(input(in[0], slope), k[0], k[1]);
+      const V z = multiply_add(input(in[0], slope) - k[0], k[1], k[2]);
       result[0] = act_norm ? z : activate<A>(z, slope);
     }
   };
@@ -31,20 +32,22 @@ template <typename T, Activation A, bool act_norm>
 struct Backward {
   using V = Vec<T>;
 
-  // u less its mean, and g: the gradient that reaches the normalisation.
+  // u less its mean, and g: the gradient that reaches the normalisation, whose mask comes from the
+  // forward's own operations.
   static GANFAST_INLINE V deviation(V x, const V* k, V slope) {
     return Forward<T, A, act_norm>::input(x, slope) - k[0];
   }
-  static GANFAST_INLINE V gradient(V dy, V x, const V* k, V slope) {
-    return act_norm ? dy : gate<A>(dy, multiply_add(x, k[1], k[2]), slope);
+  static GANFAST_INLINE V gradient(V dy, V d, const V* k, V slope) {
+    return act_norm ? dy : gate<A>(dy, multiply_add(d, k[1], k[2]), slope);
   }
 
   struct Sums {
     static constexpr int inputs = 2, vectors = 3, results = 2;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
-      const V g = gradient(in[1], in[0], k, slope);
+      const V d = deviation(in[0], k, slope);
+      const V g = gradient(in[1], d, k, slope);
       result[0] = g;
-      result[1] = g * deviation(in[0], k, slope);
+      result[1] = g * d;
     }
   };
 
@@ -52,8 +55,9 @@ struct Backward {
   struct Map {
     static constexpr int inputs = 2, vectors = training ? 5 : 3, results = 1;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
-      V du = gradient(in[1], in[0], k, slope) * k[1];
-      if constexpr (training) du += deviation(in[0], k, slope) * k[3] + k[4];
+      const V d = deviation(in[0], k, slope);
+      V du = gradient(in[1], d, k, slope) * k[1];
+      if constexpr (training) du += d * k[3] + k[4];
       result[0] = act_norm ? gate<A>(du, in[0], slope) : du;
     }
   };
@@ -72,7 +76,7 @@ struct DoubleBackward {
     static constexpr int inputs = 3, vectors = 3, results = 5;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
       const V d = First::deviation(in[0], k, slope);
-      const V g = First::gradient(in[1], in[0], k, slope);
+      const V g = First::gradient(in[1], d, k, slope);
       const V v = direction(in[2], in[0], slope);
       result[0] = v;
       result[1] = g;
@@ -89,12 +93,12 @@ struct DoubleBackward {
     static constexpr int inputs = 3, vectors = training ? 8 : 5, results = 2;
     static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
       const V d = First::deviation(in[0], k, slope);
-      const V g = First::gradient(in[1], in[0], k, slope);
+      const V g = First::gradient(in[1], d, k, slope);
       const V v = direction(in[2], in[0], slope);
       const V d_g = v * k[1] + (d * k[3] + k[4]);
       V d_u = g * k[3];
       if constexpr (training) d_u += v * k[5] + (d * k[6] + k[7]);
-      result[0] = act_norm ? d_g : gate<A>(d_g, multiply_add(in[0], k[1], k[2]), slope);
+      result[0] = act_norm ? d_g : gate<A>(d_g, multiply_add(d, k[1], k[2]), slope);
       result[1] = act_norm ? gate<A>(d_u, in[0], slope) : d_u;
     }
   };

@@ -6,8 +6,8 @@ shape (N, C, ...); per channel, M values are normalised together. With ``a`` the
 
     u    = x
     mean = sum(u) / M                    var = sum((u - mean)^2) / M
-    rstd = 1 / sqrt(var + eps)           scale = weight * rstd      shift = bias - mean * scale
-    z    = u * scale + shift             y = a(z)
+    rstd = 1 / sqrt(var + eps)           scale = weight * rstd
+    z    = (u - mean) * scale + bias     y = a(z)
 
 ``order="act_norm"`` moves the activation in front: ``u = a(x)`` and ``y = z``.
 
@@ -26,8 +26,14 @@ Backward, with ``g = dy * a'(z)`` (norm_act) or ``g = dy`` (act_norm)::
     du    = scale * g                                                      evaluation
     dx    = du (norm_act)  or  du * a'(x) (act_norm)
 
-The mask a'(z) is computed again from x, scale and shift, so the only tensors kept are x and
-``stats``: shape (splits, 4, C), rows mean, rstd, scale, shift, in float32 (float64 for float64).
+The mask a'(z) is computed again from x by the forward's own operations, one subtraction and one
+fused multiply-add, so the only tensors kept are x and ``stats``: shape (splits, 4, C), rows mean,
+rstd, scale, shift, in float32 (float64 for float64). With ``m`` the mean as it is stored, rounded::
+
+    z = (u - m) * scale + shift          shift = bias - (mean - m) * scale
+
+Subtracting first makes the error of z that of rounding u - m, however large mean / std is; shift
+takes up what rounding the mean left over.
 
 The double backward is derived beside its kernel, in ``eager.double_backward``.
 """

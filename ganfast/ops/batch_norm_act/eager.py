@@ -31,23 +31,15 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    weight, bias = (_to(vector, accumulation_dtype(x)) for vector in (weight, bias))
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, splits)
     if order == "act_norm":
         u = act(u, negative_slope)
-    normalised, stats = [], []
-    for chunk in u:
-        # With momentum 1 torch leaves this batch's mean and unbiased variance in the buffers.
-        mean, unbiased_var = chunk.new_zeros(x.shape[1]), chunk.new_zeros(x.shape[1])
-        if x.numel() == 0:
-            z, save_mean, rstd = chunk, mean, unbiased_var
-        else:
-            z, save_mean, rstd = torch.native_batch_norm(
-                _for_torch(chunk), weight, bias, mean, unbiased_var, True, 1.0, eps
-            )
-        normalised.append(z.reshape(chunk.shape))
-        stats.append(_stats(save_mean, rstd, weight, bias))
+    mean, rest, var = _moments(u)
+    z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
+    values = x.numel() // max(1, x.shape[1] * splits)
+    correction = values / (values - 1) if values > 1 else math.nan
+    for chunk in range(splits):
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
         if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
@@ -57,11 +49,10 @@ def train(
             step: Tensor | float = num_batches_tracked.to(u.dtype).reciprocal()
         else:
             step = momentum
-        _follow(running_mean, mean, step)
-        _follow(running_var, unbiased_var, step)
-    z = torch.stack(normalised) if splits > 1 else normalised[0].unsqueeze(0)
+        _follow(running_mean, (mean + rest)[chunk].flatten(), step)
+        _follow(running_var, correction * var[chunk].flatten(), step)
     y = act(z, negative_slope) if order == "norm_act" else z
-    return _restored(y, x), torch.stack(stats)
+    return _restored(y, x), stats
 
 
 def evaluate(
@@ -78,17 +69,14 @@ def evaluate(
     """Normalise with the running statistics."""
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
-    weight, bias = _to(weight, dtype), _to(bias, dtype)
-    mean, var = running_mean.to(dtype).contiguous(), running_var.to(dtype).contiguous()
+    mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, 1)
     if order == "act_norm":
         u = act(u, negative_slope)
-    if x.numel():
-        z = torch.native_batch_norm(_for_torch(u[0]), weight, bias, mean, var, False, 0.0, eps)[0]
-        u = z.reshape(u.shape)
-    y = act(u, negative_slope) if order == "norm_act" else u
-    return _restored(y, x), _stats(mean, (var + eps).rsqrt(), weight, bias).unsqueeze(0)
+    z, stats = _normalised(u - mean, mean, torch.zeros_like(mean), var, weight, bias, eps)
+    y = act(z, negative_slope) if order == "norm_act" else z
+    return _restored(y, x), stats
 
 
 def backward(
@@ -110,7 +98,7 @@ def backward(
     mean, rstd, scale, shift = _per_channel(stats)
     xs, g = _chunked(x, x, splits), _chunked(dy, x, splits)
     if order == "norm_act":
-        u, g = xs, gate(g, torch.addcmul(shift, xs, scale), negative_slope)
+        u, g = xs, gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope)
     else:
         u = act(xs, negative_slope)
     if training and x.numel():
@@ -234,7 +222,7 @@ def _double_backward(
         for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
     )
     v = torch.zeros_like(xs) if v is None else v
-    z = xs * scale + shift
+    z = torch.addcmul(shift, xs - mean, scale)
     if order == "norm_act":
         u, g = xs, gate(g, z, negative_slope)
     else:
@@ -273,10 +261,39 @@ def _follow(running: Tensor | None, batch: Tensor, step: Tensor | float) -> None
         running.copy_((1 - step) * running.to(batch.dtype) + step * batch)
 
 
-def _stats(mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    scale = rstd if weight is None else weight * rstd
-    shift = -mean * scale if bias is None else bias - mean * scale
-    return torch.stack((mean, rstd, scale, shift))
+def _moments(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, what rounding it left over, and variance, each of shape (splits, 1, C, 1)."""
+    dims = (1, 3)
+    if u.numel() == 0:
+        zeros = u.new_zeros(u.shape[0], 1, u.shape[2], 1)
+        return zeros, zeros, zeros
+    mean = u.mean(dims, keepdim=True)
+    d = u - mean
+    rest = d.mean(dims, keepdim=True)
+    var = d.square().mean(dims, keepdim=True) - rest.square()
+    # Behind an infinite value, as torch: the mean is infinite and its deviations are NaN.
+    return mean, torch.where(rest.isnan(), 0.0, rest), torch.where(var < 0, 0.0, var)
+
+
+def _normalised(
+    d: Tensor,
+    mean: Tensor,
+    rest: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Return z of the deviations d = u - mean, and ``stats``."""
+    w, b = (
+        torch.full_like(mean[:1], default) if v is None else v.to(d.dtype).reshape(1, 1, -1, 1)
+        for v, default in ((weight, 1.0), (bias, 0.0))
+    )
+    rstd = (var + eps).rsqrt()
+    scale = w * rstd
+    shift = b - rest * scale
+    stats = torch.stack([row.flatten(1) for row in (mean, rstd, scale, shift)], dim=1)
+    return torch.addcmul(shift, d, scale), stats
 
 
 def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
