@@ -10,6 +10,8 @@
 #include "loss_kernels.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c"))), apply_to = function)
 #else
@@ -17,6 +19,7 @@
 #endif
 
 #define GANFAST_ISA avx2
+#define GANFAST_AVX2
 #define GANFAST_VECTOR_BYTES 32
 #include "cpu_kernels_impl.h"
 

@@ -77,8 +77,8 @@ struct LossLoop {
         const int64_t count = run_end - i;
         const Operands o(call, i, count);
         watch.look(o);
-        run_loss += keep_first<T>(o.loss(), count);
-        if constexpr (scored) run_score += keep_first<T>(score_of<K, VectorMath>(o.x), count);
+        run_loss += keep<T>(o.loss(), 0, count);
+        if constexpr (scored) run_score += keep<T>(score_of<K, VectorMath>(o.x), 0, count);
         i = run_end;
       }
       loss.add(run_loss);

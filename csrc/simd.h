@@ -88,21 +88,29 @@ GANFAST_INLINE V multiply_add(V a, V b, V c) {
 typedef GANFAST_HALF HalfVec __attribute__((vector_size(GANFAST_VECTOR_BYTES / 2)));
 #endif
 
-// g++ 12 makes four instructions of either conversion where AVX-512 has one. The forms without a
-// mask are the same instruction, but g++ 12 warns of an uninitialised value inside them.
+// g++ 12 makes four or five instructions of conversions for which AVX-512 has one, and AVX2 one and
+// two. The forms without a mask are the same instruction, but g++ 12 warns of an uninitialised
+// value inside them.
 #if defined(GANFAST_AVX512)
 constexpr __mmask16 all_lanes = 0xffff;
 #endif
 GANFAST_INLINE UintVec widen(ShortVec v) {
 #if defined(GANFAST_AVX512)
   return (UintVec)_mm512_maskz_cvtepu16_epi32(all_lanes, (__m256i)v);
+#elif defined(GANFAST_AVX2)
+  return (UintVec)_mm256_cvtepu16_epi32((__m128i)v);
 #else
   return __builtin_convertvector(v, UintVec);
 #endif
 }
+// Values up to 0xffff.
 GANFAST_INLINE ShortVec narrow(UintVec v) {
 #if defined(GANFAST_AVX512)
   return (ShortVec)_mm512_maskz_cvtepi32_epi16(all_lanes, (__m512i)v);
+#elif defined(GANFAST_AVX2)
+  const __m256i wide = (__m256i)v;
+  return (ShortVec)_mm_packus_epi32(_mm256_castsi256_si128(wide),
+                                    _mm256_extracti128_si256(wide, 1));
 #else
   return __builtin_convertvector(v, ShortVec);
 #endif
@@ -175,19 +183,24 @@ GANFAST_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
   __builtin_memcpy(p, buffer, count * sizeof(T));
 }
 
-// v with the lanes from `count` on set to 0, whatever they hold.
+GANFAST_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// v with the lanes outside [begin, end) set to 0, whatever they hold.
 template <typename T>
-GANFAST_INLINE Vec<T> keep_first(Vec<T> v, int64_t count) {
+GANFAST_INLINE Vec<T> keep(Vec<T> v, int64_t begin, int64_t end) {
   using IndexVec = typename Arithmetic<T>::IndexVec;
+  using Index = typename Arithmetic<T>::Index;
   IndexVec index;
   for (int64_t i = 0; i < lanes<T>; ++i) index[i] = i;
-  const auto limit = static_cast<typename Arithmetic<T>::Index>(count);
-  return index < IndexVec{} + limit ? v : Vec<T>{};
+  return (index >= IndexVec{} + static_cast<Index>(begin)) &
+                 (index < IndexVec{} + static_cast<Index>(end))
+             ? v
+             : Vec<T>{};
 }
 
 // Sums in double of what float lanes gathered over a short run.
 struct DoubleSum {
-  DoubleVec low{}, high{};
+  DoubleVec low, high;
 
   GANFAST_INLINE void add(FloatVec v) {
     DoubleVec of_v[2];

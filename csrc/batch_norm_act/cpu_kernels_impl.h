@@ -36,7 +36,7 @@ struct PerChannel {
     const int64_t P = call.positions, count = P < L ? P : L;
     for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
       const T* x = static_cast<const T*>(call.in[0]) + c * P;
-      const V u = keep_first<T>(input(count == L ? load(x) : load_some(x, count), call), count);
+      const V u = input(count == L ? load(x) : load_some(x, count), call);
       S sum[L];
       __builtin_memcpy(sum, &u, sizeof(u));
       for (int64_t width = L / 2; width > 0; width /= 2) {
