@@ -159,11 +159,11 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
     const Tensor known = running_mean.to(plan.arithmetic);
     const Tensor rstd = running_var.to(plan.arithmetic).add(eps).rsqrt();
     const Tensor scale = has(weight) ? rstd.mul(weight->to(plan.arithmetic)) : rstd;
-    const Tensor shift = known.mul(scale).neg();
     stats.select(1, 0).copy_(known);
     stats.select(1, 1).copy_(rstd);
     stats.select(1, 2).copy_(scale);
-    stats.select(1, 3).copy_(has(bias) ? shift.add(bias->to(plan.arithmetic)) : shift);
+    stats.select(1, 3).zero_();
+    if (has(bias)) stats.select(1, 3).copy_(*bias);
     return {y, stats};
   }
   const Vector mean(running_mean), var(running_var), w(weight), b(bias);

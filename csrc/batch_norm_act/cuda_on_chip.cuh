@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     }
 
     const double var = m.m2 * call.at.inverse_values;
-    S k[1][2];
+    S k[1][3];
     forward_factors<T>(call, split, c, m.mean, var, first_thread, k[0]);
     if (first_thread) update_running<T>(call, split, c, m.mean, var);
     T* const y = static_cast<T*>(call.y);

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
   using S = Scalar<T>;
   using Op = typename device::Forward<T, A, act_norm>::Map;
   using W = Walk<T, Op, ROWS, V>;
-  auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 2>>();
+  auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 3>>();
   // From the end, which the first kernel has left in the second-level cache.
   const Part<ROWS, V> part(call.at, gridDim.x - 1 - blockIdx.x);
   wait_for_previous_kernel();
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
   typename W::U::Factors k;
   for (int v = 0; v < W::U::channels; ++v) {
     const int t = static_cast<int>(part.channel - part.first_channel) + v;
-    for (int i = 0; i < 2; ++i) k[v][i] = storage.factors[t][i];
+    for (int i = 0; i < Op::vectors; ++i) k[v][i] = storage.factors[t][i];
   }
   W::map(call.at, part, {{input_of<T>(call.x)}}, {static_cast<T*>(call.y)}, k,
          static_cast<S>(call.slope));
