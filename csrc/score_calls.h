@@ -20,6 +20,7 @@ struct ScoreGroup {
 
 // Tensors of one shape and order in memory; a null pointer stands for a tensor that is not there.
 struct ScoreCall {
+  Loss kind;
   ScoreGroup groups[2];  // of real and of generated images; the second may be empty
   int group_count;
   const void* target;      // of x's type
@@ -31,15 +32,15 @@ struct ScoreCall {
   void* mean_scores[2];    // of the arithmetic's type, or null
   double* partials;        // (blocks, groups, 2)
   int blocks;              // that share each group
+  bool aligned;            // every group begins at a multiple of 16 bytes; set at the launch
 };
 
 // The launches for one element type.
 template <typename T>
 struct ScoreKernels {
-  static cudaError_t reduce(Loss loss, const ScoreCall& call, bool starts_early,
-                            cudaStream_t stream);
-  static cudaError_t losses(Loss loss, const ScoreCall& call, cudaStream_t stream);
-  static cudaError_t gradients(Loss loss, const ScoreCall& call, cudaStream_t stream);
+  static cudaError_t reduce(ScoreCall call, bool starts_early, cudaStream_t stream);
+  static cudaError_t losses(const ScoreCall& call, cudaStream_t stream);
+  static cudaError_t gradients(const ScoreCall& call, cudaStream_t stream);
 };
 
 // No number here has been measured.

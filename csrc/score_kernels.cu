@@ -32,10 +32,31 @@ constexpr int score_threads = 256;
 // Units that a thread adds up in its arithmetic's type before they go to double.
 constexpr int score_run = 32;
 
-// V scores from `i` on, `count` of which exist, and what belongs to them.
-template <typename T, Loss L, bool plain, int V>
+template <auto VALUE>
+using Constant = std::integral_constant<decltype(VALUE), VALUE>;
+
+// Calls f with the loss as a constant: scores are few, and so are the kernels.
+template <typename F>
+__device__ __forceinline__ void with_loss(Loss kind, const F& f) {
+  switch (kind) {
+    case Loss::probabilities:
+      return f(Constant<Loss::probabilities>{});
+    case Loss::logits:
+      return f(Constant<Loss::logits>{});
+    case Loss::squared:
+      return f(Constant<Loss::squared>{});
+    case Loss::hinge:
+      return f(Constant<Loss::hinge>{});
+    case Loss::linear:
+      return f(Constant<Loss::linear>{});
+  }
+}
+
+// A unit of scores from `i` on, `count` of which exist, and what belongs to them.
+template <typename T>
 struct Operands {
   using S = Scalar<T>;
+  static constexpr int V = word_values<T>;
   S x[V], t[V], p[V], w[V];
   int count;
 
@@ -51,22 +72,22 @@ struct Operands {
 
   __device__ __forceinline__ Operands(const ScoreCall& call, const ScoreGroup& group, int64_t i)
       : count(group.n - i < V ? static_cast<int>(group.n - i) : V) {
-    if (count == V) {
+    if (count == V && call.aligned) {
       unpack<T, V>(load<T, V>(static_cast<const T*>(group.x) + i), x);
     } else {
       read<T>(group.x, i, count, 0, x);
     }
-    read<T>(plain ? nullptr : call.target, i, count, group.label, t);
-    read<S>(plain ? nullptr : call.pos_weight, i, count, 1, p);
-    read<S>(plain ? nullptr : call.weight, i, count, 1, w);
+    read<T>(call.target, i, count, group.label, t);
+    read<S>(call.pos_weight, i, count, 1, p);
+    read<S>(call.weight, i, count, 1, w);
   }
+  template <Loss L>
   __device__ __forceinline__ S loss(int v) const {
-    const S y = loss_of<L, ScalarMath>(x[v], t[v], p[v]);
-    return plain ? y : y * w[v];
+    return loss_of<L, ScalarMath>(x[v], t[v], p[v]) * w[v];
   }
+  template <Loss L>
   __device__ __forceinline__ S gradient(int v, S dy) const {
-    const S dx = dy * slope_of<L, ScalarMath>(x[v], t[v], p[v]);
-    return plain ? dx : dx * w[v];
+    return dy * slope_of<L, ScalarMath>(x[v], t[v], p[v]) * w[v];
   }
 };
 
@@ -86,9 +107,11 @@ __device__ void write_results(const ScoreCall& call, const double (&sums)[4]) {
 }
 
 // One block adds up its part of each group's losses and scores; a block alone writes the results.
-template <typename T, Loss L, bool plain, int V>
-__global__ void __launch_bounds__(score_threads, 2) score_sums(const ScoreCall call) {
+template <typename T>
+__global__ void __launch_bounds__(score_threads, 2)
+    score_sums(const __grid_constant__ ScoreCall call) {
   using S = Scalar<T>;
+  constexpr int V = word_values<T>;
   auto& room = shared_storage<WarpSums<4>>();
   let_next_kernel_start();
   double totals[4] = {};
@@ -103,13 +126,16 @@ __global__ void __launch_bounds__(score_threads, 2) score_sums(const ScoreCall c
     for (int64_t run = thread; run < units; run += step * score_run) {
       S losses[V] = {}, scores[V] = {};
       for (int64_t unit = run; unit < run + step * score_run && unit < units; unit += step) {
-        const Operands<T, L, plain, V> o(call, group, unit * V);
+        const Operands<T> o(call, group, unit * V);
+        with_loss(call.kind, [&](auto kind) {
+          constexpr Loss L = decltype(kind)::value;
 #pragma unroll
-        for (int v = 0; v < V; ++v) {
-          if (v >= o.count) continue;
-          losses[v] += o.loss(v);
-          if (scored) scores[v] += score_of<L, ScalarMath>(o.x[v]);
-        }
+          for (int v = 0; v < V; ++v) {
+            if (v >= o.count) continue;
+            losses[v] += o.template loss<L>(v);
+            if (scored) scores[v] += score_of<L, ScalarMath>(o.x[v]);
+          }
+        });
       }
       for (int v = 0; v < V; ++v) {
         totals[2 * g] += static_cast<double>(losses[v]);
@@ -128,7 +154,8 @@ __global__ void __launch_bounds__(score_threads, 2) score_sums(const ScoreCall c
 
 // One block adds up what the blocks of score_sums found, and writes the results.
 template <typename T>
-__global__ void __launch_bounds__(score_threads) score_results(const ScoreCall call) {
+__global__ void __launch_bounds__(score_threads)
+    score_results(const __grid_constant__ ScoreCall call) {
   auto& room = shared_storage<WarpSums<4>>();
   wait_for_previous_kernel();
   double totals[4] = {};
@@ -140,9 +167,10 @@ __global__ void __launch_bounds__(score_threads) score_results(const ScoreCall c
 }
 
 // One block writes the loss or the gradient of its part of each group's scores.
-template <typename T, Loss L, bool plain, int V, bool gradient>
-__global__ void __launch_bounds__(score_threads) score_map(const ScoreCall call) {
+template <typename T, bool gradient>
+__global__ void __launch_bounds__(score_threads) score_map(const __grid_constant__ ScoreCall call) {
   using S = Scalar<T>;
+  constexpr int V = word_values<T>;
   for (int g = 0; g < call.group_count; ++g) {
     const ScoreGroup& group = call.groups[g];
     T* const out = static_cast<T*>(group.out);
@@ -153,58 +181,41 @@ __global__ void __launch_bounds__(score_threads) score_map(const ScoreCall call)
     const int64_t step = int64_t{score_threads} * call.blocks * V;
     const int64_t thread = int64_t{blockIdx.x} * score_threads + threadIdx.x;
     for (int64_t i = thread * V; i < group.n; i += step) {
-      const Operands<T, L, plain, V> o(call, group, i);
+      const Operands<T> o(call, group, i);
       S results[V];
+      with_loss(call.kind, [&](auto kind) {
+        constexpr Loss L = decltype(kind)::value;
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        if constexpr (gradient) {
-          const T* const dy = static_cast<const T*>(call.dy);
-          const S of_score = dy && v < o.count ? static_cast<S>(dy[i + v]) : factor;
-          results[v] = o.gradient(v, of_score);
-        } else {
-          results[v] = o.loss(v);
+        for (int v = 0; v < V; ++v) {
+          if constexpr (gradient) {
+            const T* const dy = static_cast<const T*>(call.dy);
+            const S of_score = dy && v < o.count ? static_cast<S>(dy[i + v]) : factor;
+            results[v] = o.template gradient<L>(v, of_score);
+          } else {
+            results[v] = o.template loss<L>(v);
+          }
         }
-      }
-      if (o.count == V) {
+      });
+      if (o.count == V && call.aligned) {
         store<T, V>(out + i, pack<T, V>(results));
         continue;
       }
-      for (int v = 0; v < o.count; ++v) out[i + v] = static_cast<T>(results[v]);
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        if (v < o.count) out[i + v] = static_cast<T>(results[v]);
+      }
     }
   }
 }
 
-template <auto VALUE>
-using Constant = std::integral_constant<decltype(VALUE), VALUE>;
-
-// Calls f(loss, plain, V) with constants: units of 16 bytes where every group begins at one.
-template <typename T, typename F>
-auto with_constants(Loss loss, const ScoreCall& call, const F& f) {
-  bool vectors = true;
+// Whether every group begins at a multiple of 16 bytes.
+bool is_aligned(const ScoreCall& call) {
   for (int g = 0; g < call.group_count; ++g) {
     for (const void* p : {call.groups[g].x, static_cast<const void*>(call.groups[g].out)}) {
-      vectors = vectors && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+      if (reinterpret_cast<uintptr_t>(p) % 16 != 0) return false;
     }
   }
-  const auto with_units = [&](auto l, auto plain) {
-    return vectors ? f(l, plain, Constant<word_values<T>>{}) : f(l, plain, Constant<1>{});
-  };
-  const bool plain = !call.target && !call.weight && !call.pos_weight;
-  switch (loss) {
-    case Loss::probabilities:
-      return plain ? with_units(Constant<Loss::probabilities>{}, std::true_type{})
-                   : with_units(Constant<Loss::probabilities>{}, std::false_type{});
-    case Loss::squared:
-      return with_units(Constant<Loss::squared>{}, std::true_type{});
-    case Loss::hinge:
-      return with_units(Constant<Loss::hinge>{}, std::true_type{});
-    case Loss::linear:
-      return with_units(Constant<Loss::linear>{}, std::true_type{});
-    case Loss::logits:
-      break;
-  }
-  return plain ? with_units(Constant<Loss::logits>{}, std::true_type{})
-               : with_units(Constant<Loss::logits>{}, std::false_type{});
+  return true;
 }
 
 LaunchShape shape_of(int64_t blocks, bool starts_early = false) {
@@ -212,37 +223,34 @@ LaunchShape shape_of(int64_t blocks, bool starts_early = false) {
 }
 
 template <typename T, bool gradient>
-cudaError_t map(Loss loss, ScoreCall call, cudaStream_t stream) {
+cudaError_t map(ScoreCall call, cudaStream_t stream) {
   int64_t n = 0;
   for (int g = 0; g < call.group_count; ++g) n = std::max(n, call.groups[g].n);
   if (n == 0) return cudaSuccess;
-  return with_constants<T>(loss, call, [&](auto l, auto plain, auto v) {
-    const int64_t of_block = int64_t{score_threads} * v();
-    call.blocks = static_cast<int>(std::min(most_score_blocks, (n + of_block - 1) / of_block));
-    return launch(score_map<T, l(), plain(), v(), gradient>, shape_of(call.blocks), stream, call);
-  });
+  constexpr int64_t of_block = int64_t{score_threads} * word_values<T>;
+  call.blocks = static_cast<int>(std::min(most_score_blocks, (n + of_block - 1) / of_block));
+  call.aligned = is_aligned(call);
+  return launch(score_map<T, gradient>, shape_of(call.blocks), stream, call);
 }
 
 }  // namespace
 
 template <typename T>
-cudaError_t ScoreKernels<T>::reduce(Loss loss, const ScoreCall& call, bool starts_early,
-                                    cudaStream_t stream) {
-  const cudaError_t error = with_constants<T>(loss, call, [&](auto l, auto plain, auto v) {
-    return launch(score_sums<T, l(), plain(), v()>, shape_of(call.blocks), stream, call);
-  });
+cudaError_t ScoreKernels<T>::reduce(ScoreCall call, bool starts_early, cudaStream_t stream) {
+  call.aligned = is_aligned(call);
+  const cudaError_t error = launch(score_sums<T>, shape_of(call.blocks), stream, call);
   if (error != cudaSuccess || call.blocks == 1) return error;
   return launch(score_results<T>, shape_of(1, starts_early), stream, call);
 }
 
 template <typename T>
-cudaError_t ScoreKernels<T>::losses(Loss loss, const ScoreCall& call, cudaStream_t stream) {
-  return map<T, false>(loss, call, stream);
+cudaError_t ScoreKernels<T>::losses(const ScoreCall& call, cudaStream_t stream) {
+  return map<T, false>(call, stream);
 }
 
 template <typename T>
-cudaError_t ScoreKernels<T>::gradients(Loss loss, const ScoreCall& call, cudaStream_t stream) {
-  return map<T, true>(loss, call, stream);
+cudaError_t ScoreKernels<T>::gradients(const ScoreCall& call, cudaStream_t stream) {
+  return map<T, true>(call, stream);
 }
 
 template struct ScoreKernels<float>;

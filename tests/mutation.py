@@ -70,7 +70,7 @@ slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
 mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
 csrc/batch_norm_act/ops.h: batch_norm_act
-mask of backward | gate<A>(dy, multiply_add(x, k[1], k[2]), slope) | gate<A>(dy, x * k[1], slope)
+mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
 csrc/batch_norm_act/cpu_walks.h: batch_norm_act
 missing tail of sums | if (p < length) { | if (p + 1 < length) {
 missing tail of y | if (p < P) map_vector | if (p + 1 < P) map_vector
@@ -117,6 +117,7 @@ eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
 splits order | call.at.splits + split + 1 | call.at.splits + 1
 mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
+rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
 csrc/batch_norm_act/cuda_two_kernels.cuh: cuda
 merge of chunks | n * distance * distance; | 0;
 csrc/batch_norm_act/cuda_on_chip.cuh: cuda
@@ -134,6 +135,7 @@ factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_ca
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
 ganfast/ops/batch_norm_act/triton_kernels.py: batch_norm_act triton_forms
 eps | rstd = 1.0 / tl.sqrt(var + eps) | rstd = 1.0 / tl.sqrt(var + 2 * eps)
+rest of the mean | tl.float64, 0.0) - rest * scale | tl.float64, 0.0) - 0 * scale
 momentum | (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch | step * load_vector(running, c, C, tl.float64, 0.0) + (1.0 - step) * batch
 momentum None | tl.load(num_batches_tracked) - splits + k + 1 | tl.load(num_batches_tracked) - splits + k + 2
 M/(M-1) | follow(running_var, squares / (M - 1), c | follow(running_var, squares / M, c
@@ -152,7 +154,7 @@ splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
 count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit\ndef train_partial
 missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
 ganfast/ops/batch_norm_act/triton_backward_kernels.py: batch_norm_act triton_forms
-mask of backward | z = tl.fma(x, scale[None, :], shift[None, :]) | z = x * scale[None, :]
+mask of backward | gate(dy, affine(d, scale, shift), slope | gate(dy, d * scale[None, :], slope
 mean of dx | -scale * (sum_g / M) | 0 * (sum_g / M)
 projection of dx | -scale * (rstd * rstd * sum_gd / M) | -scale * (rstd * sum_gd / M)
 gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope, ACTIVATION)

@@ -38,6 +38,26 @@ def make(shape, device="cpu", dtype=torch.float32, **options):
     return layer, x.to(device), torch.randn(shape).to(device=device, dtype=dtype)
 
 
+def check_centred(shape, device, order, training):
+    """Hold y to a few roundings of its own size where the mean is 10^4 standard deviations.
+
+    So near its mean, x less the mean is exact: what is left is the rounding of the mean's rest, of
+    scale and shift, and of the result.
+    """
+    layer, x, dy = make(shape, device, activation="leaky_relu", order=order)
+    x = x + 1e4
+    layer.running_mean.copy_(1e4 + torch.randn_like(layer.running_mean))
+    layer.train(training)
+    exact = run(twin(layer, torch.float64), x.double(), dy.double())["y"]
+    assert (run(layer, x, dy)["y"] - exact).abs().max() < 2**-20 * exact.abs().max()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("training", [True, False])
+def test_error_does_not_grow_with_the_mean(backend, device, order, training):
+    check_centred((8, 6, 4, 4), device, order, training)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_training_matches_torch(backend, device, shape, dtype):

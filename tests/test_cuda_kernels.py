@@ -128,6 +128,7 @@ class Resources(NamedTuple):
 
     kernel: str
     architecture: str
+    stack_bytes: int
     spilled_bytes: int
     registers: int
     shared_bytes: int
@@ -159,14 +160,15 @@ def compile_report(source: Path) -> str:
 
 
 ENTRY = re.compile(
-    r"Compiling entry function '(\S+)' for '(\S+)'.*?(\d+) bytes spill stores"
+    r"Compiling entry function '(\S+)' for '(\S+)'"
+    r".*?(\d+) bytes stack frame, (\d+) bytes spill stores"
     r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
     re.DOTALL,
 )
 
 
-@pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.stem)
-def test_no_kernel_spills_registers(source):
+def kernels_of(source: Path) -> list[Resources]:
+    """Return the kernels of a file, each once an architecture."""
     if shutil.which("nvcc") is None:
         missing("cuda", "there is no nvcc")
     report = compile_report(source)
@@ -175,7 +177,18 @@ def test_no_kernel_spills_registers(source):
         for name, sm, *numbers in ENTRY.findall(report)
     ]
     assert len(kernels) == report.count("Compiling entry function")
+    return kernels
+
+
+@pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.stem)
+def test_no_kernel_uses_local_memory(source):
+    kernels = kernels_of(source)
     assert {kernel.architecture for kernel in kernels} == {"sm_80", "sm_90"}
     for kernel in sorted(kernels, key=lambda k: -k.registers):
         print(*kernel)
-    assert not [kernel for kernel in kernels if kernel.spilled_bytes]
+    assert not [kernel for kernel in kernels if kernel.spilled_bytes or kernel.stack_bytes]
+
+
+def test_kernels_are_few():
+    """Each costs every user who builds the package a tenth of a second an architecture."""
+    assert sum(len(kernels_of(source)) for source in KERNELS) <= 300

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import DEVICES, INTERPRETED
 from oracle import assert_as_exact_as_torch, check_layer
-from test_batch_norm_act import make
+from test_batch_norm_act import check_centred, make
 
 import ganfast
 
@@ -119,6 +119,14 @@ def test_triton_double_backward_in_every_form(form, device, layout, order, train
         torchs, exact = results(torch.float32), results(torch.float64)
     for i, name in enumerate(("d_dy", "d_x", "d_weight")):
         assert_as_exact_as_torch(ours[i], torchs[i], exact[i], name, operands=1.0)
+
+
+@pytest.mark.parametrize("device", WHERE)
+@pytest.mark.parametrize("order", ["norm_act", "act_norm"])
+@pytest.mark.parametrize("training", [True, False])
+def test_triton_error_does_not_grow_with_the_mean(form, device, order, training):
+    with ganfast.backend.use("triton"):
+        check_centred((6, 5, 7, 3), device, order, training)
 
 
 @pytest.mark.parametrize("device", WHERE)

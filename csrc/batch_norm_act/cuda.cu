@@ -60,11 +60,11 @@ Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) 
 // are kept.
 bool device_holds(const Recipe& recipe, const Tensor& x, bool backward) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, int, int, int, unsigned, bool, bool>, bool> known;
+  static std::map<std::tuple<int, int, bool, bool, bool, int, unsigned, bool>, bool> known;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto [entry, is_new] = known.try_emplace(
-      {x.get_device(), static_cast<int>(x.scalar_type()), static_cast<int>(recipe.activation),
-       recipe.items, recipe.cluster, recipe.threads.x, recipe.act_norm, backward});
+      {x.get_device(), static_cast<int>(x.scalar_type()), recipe.activation.relu,
+       recipe.activation.act_norm, recipe.many_items, recipe.cluster, recipe.threads.x, backward});
   if (is_new) {
     entry->second = with_element("batch_norm_act", x, [&](auto* element) {
       using T = std::remove_pointer_t<decltype(element)>;
@@ -132,7 +132,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
     }
     call.momentum = momentum.value_or(0.0);
     call.eps = eps;
-    call.slope = plan.slope;
+    call.activation = plan.recipe.activation;
     call.training = true;
     check_launch(BatchNormActKernels<T>::forward(plan.recipe, call, device.stream()));
   });
@@ -159,11 +159,11 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
     const Tensor known = running_mean.to(plan.arithmetic);
     const Tensor rstd = running_var.to(plan.arithmetic).add(eps).rsqrt();
     const Tensor scale = has(weight) ? rstd.mul(weight->to(plan.arithmetic)) : rstd;
-    const Tensor shift = known.mul(scale).neg();
     stats.select(1, 0).copy_(known);
     stats.select(1, 1).copy_(rstd);
     stats.select(1, 2).copy_(scale);
-    stats.select(1, 3).copy_(has(bias) ? shift.add(bias->to(plan.arithmetic)) : shift);
+    stats.select(1, 3).zero_();
+    if (has(bias)) stats.select(1, 3).copy_(*bias);
     return {y, stats};
   }
   const Vector mean(running_mean), var(running_var), w(weight), b(bias);
@@ -181,7 +181,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
     call.running_mean = mean.for_kernel(x);
     call.running_var = var.for_kernel(x);
     call.eps = eps;
-    call.slope = plan.slope;
+    call.activation = plan.recipe.activation;
     check_launch(BatchNormActKernels<T>::evaluate(plan.recipe, call, device.stream()));
   });
   return {y, stats};
@@ -221,7 +221,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
     call.stats = stats.const_data_ptr();
     call.dweight = need_affine ? dweight.mutable_data_ptr() : nullptr;
     call.dbias = need_affine ? dbias.mutable_data_ptr() : nullptr;
-    call.slope = plan.slope;
+    call.activation = plan.recipe.activation;
     call.training = training;
     check_launch(BatchNormActKernels<T>::backward(plan.recipe, call, device.stream()));
   });
@@ -265,7 +265,7 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
     call.ddbias = q.for_kernel(x);
     call.d_weight = d_weight.mutable_data_ptr();
     call.partials = partials.mutable_data_ptr<double>();
-    call.slope = plan.slope;
+    call.activation = plan.recipe.activation;
     call.training = training;
     check_launch(BatchNormActKernels<T>::double_backward(plan.recipe, call, device.stream()));
   });

@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include "../activation.h"
 #include "../vectors.cuh"
+#include "cuda_limits.h"
 
 namespace ganfast {
 
@@ -27,6 +27,13 @@ struct Geometry {
   Divider units_of_plane;  // NC*
 };
 
+// relu or leaky_relu, which with slope 1 is none, and where it stands.
+struct GivenActivation {
+  double slope;
+  bool relu;
+  bool act_norm;  // in front of the normalisation
+};
+
 // Parameters and running statistics are null where there are none.
 // stats: (splits, 4, C), rows mean, rstd, scale, shift, of the arithmetic's type.
 // partials: (splits, chunks, results, C), of the form in two kernels.
@@ -40,7 +47,7 @@ struct ForwardCall {
   double* partials;
   double momentum;
   double eps;
-  double slope;
+  GivenActivation activation;
   bool cumulative;  // momentum None: 1 / num_batches_tracked
   bool training;
 };
@@ -52,7 +59,7 @@ struct BackwardCall {
   const void* stats;
   void *dweight, *dbias;  // of the arithmetic's type, or null
   double* partials;
-  double slope;
+  GivenActivation activation;
   bool training;
 };
 
@@ -65,7 +72,7 @@ struct DoubleBackwardCall {
   EitherVector ddweight, ddbias;
   void* d_weight;  // of the arithmetic's type
   double* partials;
-  double slope;
+  GivenActivation activation;
   bool training;
 };
 
@@ -74,11 +81,10 @@ enum class Form { on_chip, two_kernels };
 // How one call is launched, decided by cuda_plan.h.
 struct Recipe {
   Form form;
-  Activation activation;  // relu or leaky_relu, which with slope 1 is none
-  bool act_norm;
+  GivenActivation activation;
   bool channels_last;
-  bool vectors;  // units of several values; else of one
-  int items;     // on chip: units in each thread's registers
+  bool vectors;     // units of several values; else of one
+  bool many_items;  // on chip: most_items units in each thread's registers, else few_items
   unsigned blocks;
   dim3 threads;
   int cluster;
@@ -97,10 +103,14 @@ struct BatchNormActKernels {
                                      cudaStream_t stream);
 };
 
+// float64 is there to check gradients with: it has the form in two kernels, in units of one value.
+template <typename T>
+inline constexpr bool is_for_checks = std::is_same_v<T, double>;
+
 // Values of a unit; the double backward has most to keep in registers.
 template <typename T>
-inline constexpr int unit_values = word_values<T>;
+inline constexpr int unit_values = is_for_checks<T> ? 1 : word_values<T>;
 template <typename T>
-inline constexpr int double_backward_unit_values = 16 / static_cast<int>(sizeof(Scalar<T>));
+inline constexpr int double_backward_unit_values = is_for_checks<T> ? 1 : word_values<Scalar<T>>;
 
 }  // namespace ganfast

@@ -32,7 +32,7 @@ __device__ __forceinline__ Moments moments_about(double center, double sum, doub
   return {center + distance, m2 < 0 ? 0 : m2};  // NaN stays
 }
 
-// Two factors: scale and shift.
+// Three factors: the mean as it is stored, scale and shift.
 template <typename T>
 __device__ __forceinline__ void forward_factors(const ForwardCall& call, int split, int64_t c,
                                                 double mean, double var, bool write,
@@ -40,12 +40,15 @@ __device__ __forceinline__ void forward_factors(const ForwardCall& call, int spl
   using S = Scalar<T>;
   const S rstd = S{1} / square_root(static_cast<S>(var + call.eps));
   const S scale = call.weight.get<T>(c, S{1}) * rstd;
-  // From the rounded scale: the mean then comes out as the bias, however far it is from 0.
-  const S shift = static_cast<S>(call.bias.get<T>(c, S{0}) - mean * static_cast<double>(scale));
-  factors[0] = scale;
-  factors[1] = shift;
+  const S rounded = static_cast<S>(mean);
+  // What rounding the mean leaves over; nothing if the mean is not finite.
+  const double rest = mean - mean == 0 ? mean - static_cast<double>(rounded) : 0;
+  const S shift = static_cast<S>(call.bias.get<T>(c, S{0}) - rest * static_cast<double>(scale));
+  factors[0] = rounded;
+  factors[1] = scale;
+  factors[2] = shift;
   if (!write) return;
-  stats_row<T>(call, split, row_mean)[c] = static_cast<S>(mean);
+  stats_row<T>(call, split, row_mean)[c] = rounded;
   stats_row<T>(call, split, row_rstd)[c] = rstd;
   stats_row<T>(call, split, row_scale)[c] = scale;
   stats_row<T>(call, split, row_shift)[c] = shift;

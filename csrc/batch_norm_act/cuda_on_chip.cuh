@@ -7,8 +7,6 @@
 
 namespace ganfast {
 
-inline constexpr int most_on_chip_threads = 512;
-inline constexpr int most_cluster = 8;
 // Blocks that a multiprocessor is to hold, by the words that each thread keeps: more blocks would
 // leave too few registers.
 template <int WORDS>
@@ -73,7 +71,7 @@ struct Slice {
 // One cluster normalises and activates one channel, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
 __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
-    forward_on_chip(const ForwardCall call) {
+    forward_on_chip(const __grid_constant__ ForwardCall call) {
   using S = Scalar<T>;
   using F = device::Forward<T, A, act_norm>;
   constexpr int V = word_values<T>;
@@ -83,7 +81,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
   const bool first_thread = thread_of_block() == 0 && slice.rank == 0;
-  const S slope = static_cast<S>(call.slope);
+  const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
   if (first_thread && c == 0 && call.num_batches_tracked != nullptr) {
     *call.num_batches_tracked += call.at.splits;
@@ -132,7 +130,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     }
 
     const double var = m.m2 * call.at.inverse_values;
-    S k[1][2];
+    S k[1][3];
     forward_factors<T>(call, split, c, m.mean, var, first_thread, k[0]);
     if (first_thread) update_running<T>(call, split, c, m.mean, var);
     T* const y = static_cast<T*>(call.y);
@@ -149,7 +147,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
 // One cluster computes dx, dweight and dbias of one channel in training, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
 __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS>)
-    backward_on_chip(const BackwardCall call) {
+    backward_on_chip(const __grid_constant__ BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
   constexpr int V = word_values<T>;
@@ -158,7 +156,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS
   auto& storage = shared_storage<OnChipStorage>();
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
-  const S slope = static_cast<S>(call.slope);
+  const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
   double dweight = 0, dbias = 0;
   for (int split = 0; split < call.at.splits; ++split) {

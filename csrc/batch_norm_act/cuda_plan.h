@@ -21,13 +21,12 @@ using at::Tensor;
 // The limits of the forms, all not yet measured.
 struct Limits {
   bool on_chip = true;
-  int most_cluster = 8;  // blocks; more are not portable
-  int most_items = 8;    // units in a thread's registers, of each input
-  int most_on_chip_threads = 512;
-  int wanted_items = 4;            // below this a block gets fewer threads instead
+  int most_cluster = ganfast::most_cluster;
+  int most_on_chip_threads = ganfast::most_on_chip_threads;
+  int wanted_items = few_items;    // below this a block gets fewer threads instead
   int least_units_of_block = 128;  // on chip: a cluster grows no further
-  int threads = 256;               // of a block, in two kernels
-  int least_items = 8;             // units of a thread before a channel is cut into more chunks
+  int threads = most_block_threads;
+  int least_items = 8;  // units of a thread before a channel is cut into more chunks
   int blocks_of_multiprocessor = 4;
   int most_chunks = 256;  // partial sums that every block of the second kernel reads
 
@@ -36,7 +35,6 @@ struct Limits {
 #if defined(GANFAST_EMULATE_CUDA)
     l.on_chip = emulated("on_chip", l.on_chip) != 0;
     l.most_cluster = emulated("most_cluster", l.most_cluster);
-    l.most_items = emulated("most_items", l.most_items);
     l.most_on_chip_threads = emulated("most_on_chip_threads", l.most_on_chip_threads);
     l.wanted_items = emulated("wanted_items", l.wanted_items);
     l.least_units_of_block = emulated("least_units_of_block", l.least_units_of_block);
@@ -56,21 +54,19 @@ inline int power_of_two_from(int64_t n) {
   return power;
 }
 
-inline Activation parse_activation(std::optional<std::string_view> name) {
-  if (!name) return Activation::none;
-  if (*name == "relu") return Activation::relu;
-  TORCH_CHECK(*name == "leaky_relu", "ganfast: the native kernels have no activation '", *name,
-              "'");
-  return Activation::leaky_relu;
+inline GivenActivation given_activation(std::optional<std::string_view> name, double slope,
+                                        std::string_view order) {
+  if (!name) return {1.0, false, false};  // both orders are the same
+  const bool relu = *name == "relu";
+  TORCH_CHECK(relu || *name == "leaky_relu", "ganfast: the native kernels have no activation '",
+              *name, "'");
+  return {slope, relu, order == "act_norm"};
 }
 
 struct Plan {
-  Plan(const Tensor& x, int64_t splits, std::optional<std::string_view> activation, double slope_,
+  Plan(const Tensor& x, int64_t splits, std::optional<std::string_view> activation, double slope,
        std::string_view order)
-      : format(x.suggest_memory_format()),
-        arithmetic(arithmetic_type(x)),
-        slope(slope_),
-        facts(device_facts(x)) {
+      : format(x.suggest_memory_format()), arithmetic(arithmetic_type(x)), facts(device_facts(x)) {
     TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
                 x.size(0), ", got ", splits);
     at.channels = x.size(1);
@@ -84,13 +80,7 @@ struct Plan {
     recipe.channels_last = format != at::MemoryFormat::Contiguous || positions <= 1;
     at.positions = recipe.channels_last ? 1 : positions;
     rows = recipe.channels_last ? values : images;
-    recipe.activation = parse_activation(activation);
-    recipe.act_norm = order == "act_norm";
-    if (recipe.activation == Activation::none) {  // both orders are the same
-      recipe.activation = Activation::leaky_relu;
-      recipe.act_norm = false;
-      slope = 1.0;
-    }
+    recipe.activation = given_activation(activation, slope, order);
     recipe.starts_early = facts.has_clusters;
   }
 
@@ -115,8 +105,8 @@ struct Plan {
   bool choose_on_chip() {
     const Limits limits = Limits::current();
     const int most_cluster = facts.has_clusters ? limits.most_cluster : 1;
-    const int64_t block_holds = int64_t{limits.most_items} * limits.most_on_chip_threads;
-    if (!limits.on_chip || recipe.channels_last || !recipe.vectors ||
+    const int64_t block_holds = int64_t{most_items} * limits.most_on_chip_threads;
+    if (!limits.on_chip || recipe.channels_last || !recipe.vectors || arithmetic == at::kDouble ||
         at.units > most_cluster * block_holds) {
       return false;
     }
@@ -130,7 +120,7 @@ struct Plan {
         std::clamp(power_of_two_from(divide_up(at.units_per_block, limits.wanted_items)), 32,
                    limits.most_on_chip_threads);
     recipe.form = Form::on_chip;
-    recipe.items = power_of_two_from(divide_up(at.units_per_block, threads));
+    recipe.many_items = divide_up(at.units_per_block, threads) > few_items;
     recipe.cluster = cluster;
     recipe.threads = dim3(threads);
     recipe.blocks = static_cast<unsigned>(at.channels * cluster);
@@ -146,7 +136,8 @@ struct Plan {
     int64_t block_channels = 1;
     if (recipe.channels_last) {
       threads_x = power_of_two_from(divide_up(at.channels, unit));
-      threads_x = std::min<int>(threads_x, std::min<int>(32, limits.threads / unit));
+      // One thread of the block finishes each channel.
+      threads_x = std::min<int>(threads_x, std::min<int>(most_row_threads, limits.threads / unit));
       block_channels = threads_x * unit;
     }
     const int threads_y = limits.threads / threads_x;
@@ -171,7 +162,6 @@ struct Plan {
 
   at::MemoryFormat format;
   at::ScalarType arithmetic;
-  double slope;
   DeviceFacts facts;
   int64_t images, rows, unit = 1;
   Geometry at{};

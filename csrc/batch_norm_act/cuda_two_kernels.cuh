@@ -7,8 +7,6 @@
 
 namespace ganfast {
 
-inline constexpr int most_block_threads = 256;
-inline constexpr int most_block_channels = 256;
 // Blocks that a multiprocessor is to hold, but for double backward's sums, which need registers.
 inline constexpr int resident_blocks = 2;
 // Units a thread reads for a guess of the mean that its block's sums are taken about. The guess is
@@ -134,41 +132,45 @@ __device__ __forceinline__ void finish_channels(const Geometry& at, const Part<R
 }
 
 // Mean and sum of squares about it of one chunk of the batch, for each channel of a block.
-template <typename T, Activation A, bool act_norm, bool ROWS, int V>
+template <typename T, bool ROWS, int V>
 __global__ void __launch_bounds__(most_block_threads, resident_blocks)
-    forward_partial(const ForwardCall call) {
+    forward_partial(const __grid_constant__ ForwardCall call) {
   using S = Scalar<T>;
-  using Op = typename device::Forward<T, A, act_norm>::Sums;
-  using W = Walk<T, Op, ROWS, V>;
+  using U = Unit<T, typename Ops<T, ForwardCall, false>::Sums, ROWS, V>;
   auto& room = shared_storage<ChannelSums<ROWS, V, 2>>();
   let_next_kernel_start();
   if (blockIdx.x == 0 && thread_of_block() == 0 && call.num_batches_tracked != nullptr) {
     *call.num_batches_tracked += call.at.splits;
   }
   const Part<ROWS, V> part(call.at, blockIdx.x);
-  const Inputs<T, 1> in{{input_of<T>(call.x)}};
-  const S slope = static_cast<S>(call.slope);
+  typename U::Factors center = {};
+  double sums[U::channels][2] = {};
+  const auto reduce = [&](const Part<ROWS, V>& units) {
+    with_constant(call.activation.act_norm, [&](auto act_norm) {
+      using Op = typename Ops<T, ForwardCall, decltype(act_norm)::value>::Sums;
+      Walk<T, Op, ROWS, V>::reduce(call.at, units, {{input_of<T>(call.x)}}, center,
+                                   activation_of<T>(call.activation), sums);
+    });
+  };
 
-  typename W::U::Factors center = {};
   Part<ROWS, V> beginning = part;
   const int64_t guessed = part.begin + int64_t{part.step} * guess_units;
   beginning.end = guessed < part.end ? guessed : part.end;
-  double sums[W::U::channels][2] = {};
-  W::reduce(call.at, beginning, in, center, slope, sums);
-  double guess[W::U::channels][1];
-  for (int v = 0; v < W::U::channels; ++v) guess[v][0] = sums[v][0];
+  reduce(beginning);
+  double guess[U::channels][1];
+  for (int v = 0; v < U::channels; ++v) guess[v][0] = sums[v][0];
   room.add_threads(part, guess);
   const double values_guessed = static_cast<double>((beginning.end - part.begin) * (ROWS ? 1 : V));
-  for (int v = 0; v < W::U::channels; ++v) {
+  for (int v = 0; v < U::channels; ++v) {
     const double sum = room.totals[0][ROWS ? static_cast<int>(threadIdx.x) * V + v : 0];
     center[v][0] = usable(static_cast<S>(sum / values_guessed));
     sums[v][0] = sums[v][1] = 0;
   }
 
-  W::reduce(call.at, part, in, center, slope, sums);
+  reduce(part);
   const double inverse_n = 1.0 / values_of_chunk<ROWS, V>(call.at, part.chunk);
   room.add_threads(part, sums);
-  for (int v = 0; v < W::U::channels; ++v) {
+  for (int v = 0; v < U::channels; ++v) {
     if (!part.active || part.thread != 0) break;
     const int t = ROWS ? static_cast<int>(threadIdx.x) * V + v : 0;
     const Moments m = moments_about(center[v][0], room.totals[0][t], room.totals[1][t], inverse_n);
@@ -178,13 +180,12 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
 }
 
 // Puts a split's moments together, then normalises and activates one chunk of it.
-template <typename T, Activation A, bool act_norm, bool ROWS, int V>
+template <typename T, bool ROWS, int V>
 __global__ void __launch_bounds__(most_block_threads, resident_blocks)
-    forward_apply(const ForwardCall call) {
+    forward_apply(const __grid_constant__ ForwardCall call) {
   using S = Scalar<T>;
-  using Op = typename device::Forward<T, A, act_norm>::Map;
-  using W = Walk<T, Op, ROWS, V>;
-  auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 2>>();
+  using U = Unit<T, typename Ops<T, ForwardCall, false>::Map, ROWS, V>;
+  auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 3>>();
   // From the end, which the first kernel has left in the second-level cache.
   const Part<ROWS, V> part(call.at, gridDim.x - 1 - blockIdx.x);
   wait_for_previous_kernel();
@@ -224,13 +225,16 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
   }
 
   if (!part.active) return;
-  typename W::U::Factors k;
-  for (int v = 0; v < W::U::channels; ++v) {
+  typename U::Factors k;
+  for (int v = 0; v < U::channels; ++v) {
     const int t = static_cast<int>(part.channel - part.first_channel) + v;
-    for (int i = 0; i < 2; ++i) k[v][i] = storage.factors[t][i];
+    for (int i = 0; i < 3; ++i) k[v][i] = storage.factors[t][i];
   }
-  W::map(call.at, part, {{input_of<T>(call.x)}}, {static_cast<T*>(call.y)}, k,
-         static_cast<S>(call.slope));
+  with_constant(call.activation.act_norm, [&](auto act_norm) {
+    using Op = typename Ops<T, ForwardCall, decltype(act_norm)::value>::Map;
+    Walk<T, Op, ROWS, V>::map(call.at, part, {{input_of<T>(call.x)}}, {static_cast<T*>(call.y)}, k,
+                              activation_of<T>(call.activation));
+  });
 }
 
 // The vectors that every backward op begins with: mean, scale and shift.
@@ -259,43 +263,59 @@ __device__ __forceinline__ Inputs<T, 3> inputs_of(const DoubleBackwardCall& call
   return {{input_of<T>(call.x), input_of<T>(call.dy), input_of<T>(call.ddx)}};
 }
 
-// The op's sums over one chunk of the batch, for each channel of a block.
-template <typename T, typename Op, typename Call, bool ROWS, int V>
-__global__ void __launch_bounds__(most_block_threads, Op::results > 2 ? 1 : resident_blocks)
-    gradient_partial(const Call call) {
-  using W = Walk<T, Op, ROWS, V>;
-  auto& room = shared_storage<ChannelSums<ROWS, V, Op::results>>();
+template <typename T, typename Call>
+inline constexpr int gradient_sums = Ops<T, Call, false>::Sums::results;
+
+// The sums over one chunk of the batch, for each channel of a block.
+template <typename T, typename Call, bool ROWS, int V>
+__global__ void __launch_bounds__(most_block_threads,
+                                  gradient_sums<T, Call> > 2 ? 1 : resident_blocks)
+    gradient_partial(const __grid_constant__ Call call) {
+  using U = Unit<T, typename Ops<T, Call, false>::Sums, ROWS, V>;
+  constexpr int results = gradient_sums<T, Call>;
+  auto& room = shared_storage<ChannelSums<ROWS, V, results>>();
   let_next_kernel_start();
   const Part<ROWS, V> part(call.at, blockIdx.x);
-  typename W::U::Factors k;
+  typename U::Factors k;
   read_stats<T>(call, part, k);
-  double sums[W::U::channels][Op::results] = {};
-  W::reduce(call.at, part, inputs_of<T>(call), k, static_cast<Scalar<T>>(call.slope), sums);
+  double sums[U::channels][results] = {};
+  with_constant(call.activation.act_norm, [&](auto act_norm) {
+    using Op = typename Ops<T, Call, decltype(act_norm)::value>::Sums;
+    Walk<T, Op, ROWS, V>::reduce(call.at, part, inputs_of<T>(call), k,
+                                 activation_of<T>(call.activation), sums);
+  });
   room.add_threads(part, sums);
-  write_partials<Op::results>(call.at, part, room, call.partials);
+  write_partials<results>(call.at, part, room, call.partials);
 }
 
 // The map over the block's chunk, once its channels' factors are in shared memory.
-template <typename T, typename Op, bool ROWS, int V, typename Call, typename Storage>
+template <typename T, bool ROWS, int V, typename Call, typename Storage, int RESULTS>
 __device__ __forceinline__ void map_gradients(const Call& call, const Part<ROWS, V>& part,
-                                              Storage& storage, T* const (&out)[Op::results]) {
-  using W = Walk<T, Op, ROWS, V>;
-  typename W::U::Factors k;
-  read_stats<T>(call, part, k);
-  if (!part.active) return;
-  for (int v = 0; v < W::U::channels; ++v) {
-    const int t = static_cast<int>(part.channel - part.first_channel) + v;
-    for (int i = 3; i < Op::vectors; ++i) k[v][i] = storage.factors[t][i - 3];
-  }
-  W::map(call.at, part, inputs_of<T>(call), out, k, static_cast<Scalar<T>>(call.slope));
+                                              Storage& storage, T* const (&out)[RESULTS]) {
+  with_constant(call.training, [&](auto training) {
+    using U =
+        Unit<T, typename Ops<T, Call, false>::template Map<decltype(training)::value>, ROWS, V>;
+    typename U::Factors k;
+    read_stats<T>(call, part, k);
+    if (!part.active) return;
+    for (int v = 0; v < U::channels; ++v) {
+      const int t = static_cast<int>(part.channel - part.first_channel) + v;
+      for (int i = 3; i < U::vectors; ++i) k[v][i] = storage.factors[t][i - 3];
+    }
+    with_constant(call.activation.act_norm, [&](auto act_norm) {
+      using Op =
+          typename Ops<T, Call, decltype(act_norm)::value>::template Map<decltype(training)::value>;
+      Walk<T, Op, ROWS, V>::map(call.at, part, inputs_of<T>(call), out, k,
+                                activation_of<T>(call.activation));
+    });
+  });
 }
 
 // Puts the sums of g and g d together, then writes dx of one chunk.
-template <typename T, Activation A, bool act_norm, bool ROWS, int V>
+template <typename T, bool ROWS, int V>
 __global__ void __launch_bounds__(most_block_threads, resident_blocks)
-    backward_apply(const BackwardCall call) {
+    backward_apply(const __grid_constant__ BackwardCall call) {
   using S = Scalar<T>;
-  using B = device::Backward<T, A, act_norm>;
   auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 2, 2>>();
   const Part<ROWS, V> part(call.at, gridDim.x - 1 - blockIdx.x);
   wait_for_previous_kernel();
@@ -319,18 +339,13 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
   }
   if (call.dx == nullptr) return;
   T* const out[] = {static_cast<T*>(call.dx)};
-  if (call.training) {
-    map_gradients<T, typename B::template Map<true>>(call, part, storage, out);
-  } else {
-    map_gradients<T, typename B::template Map<false>>(call, part, storage, out);
-  }
+  map_gradients<T>(call, part, storage, out);
 }
 
 // Puts the five sums of double backward together, then writes d_dy and d_x of one chunk.
-template <typename T, Activation A, bool act_norm, bool ROWS, int V>
+template <typename T, bool ROWS, int V>
 __global__ void __launch_bounds__(most_block_threads, resident_blocks)
-    double_backward_apply(const DoubleBackwardCall call) {
-  using D = device::DoubleBackward<T, A, act_norm>;
+    double_backward_apply(const __grid_constant__ DoubleBackwardCall call) {
   auto& storage = shared_storage<ApplyStorage<T, ROWS, V, 5, 5>>();
   const Part<ROWS, V> part(call.at, gridDim.x - 1 - blockIdx.x);
   wait_for_previous_kernel();
@@ -352,11 +367,7 @@ __global__ void __launch_bounds__(most_block_threads, resident_blocks)
         static_cast<Scalar<T>*>(call.d_weight)[c] = static_cast<Scalar<T>>(d_weight);
       });
   T* const out[] = {static_cast<T*>(call.d_dy), static_cast<T*>(call.d_x)};
-  if (call.training) {
-    map_gradients<T, typename D::template Map<true>>(call, part, storage, out);
-  } else {
-    map_gradients<T, typename D::template Map<false>>(call, part, storage, out);
-  }
+  map_gradients<T>(call, part, storage, out);
 }
 
 }  // namespace ganfast

@@ -13,9 +13,70 @@ namespace device {
 
 template <typename T>
 using Vec = Scalar<T>;  // one "vector" of ops.h is one value
+
+// An activation that a kernel is told, in place of ops.h's slope.
+template <typename S>
+struct AnyActivation {
+  S slope;
+  bool relu;
+};
+
+using ganfast::activate;
+using ganfast::gate;
+
+// ../activation.h's relu and leaky_relu, bit for bit.
+template <Activation, typename S>
+__device__ __forceinline__ S activate(S z, AnyActivation<S> a) {
+  const S below = a.relu ? S{0} : z * a.slope;
+  return (a.relu ? !(z < S{0}) : z > S{0}) ? z : below;
+}
+template <Activation, typename S>
+__device__ __forceinline__ S gate(S dy, S z, AnyActivation<S> a) {
+  const S below = a.relu ? S{0} : dy * a.slope;
+  return (a.relu ? !(z <= S{0}) : z > S{0}) ? dy : below;
+}
+
 #include "ops.h"
 
+inline constexpr auto at_run_time = static_cast<Activation>(-1);  // AnyActivation says which
+
 }  // namespace device
+
+template <typename T>
+using AnyActivation = device::AnyActivation<Scalar<T>>;
+
+template <typename T>
+__device__ __forceinline__ AnyActivation<T> activation_of(const GivenActivation& given) {
+  return {static_cast<Scalar<T>>(given.slope), given.relu};
+}
+
+// The ops of a call's kernels.
+template <typename T, typename Call, bool act_norm>
+struct OpsOf;
+template <typename T, bool act_norm>
+struct OpsOf<T, ForwardCall, act_norm> {
+  using type = device::Forward<T, device::at_run_time, act_norm>;
+};
+template <typename T, bool act_norm>
+struct OpsOf<T, BackwardCall, act_norm> {
+  using type = device::Backward<T, device::at_run_time, act_norm>;
+};
+template <typename T, bool act_norm>
+struct OpsOf<T, DoubleBackwardCall, act_norm> {
+  using type = device::DoubleBackward<T, device::at_run_time, act_norm>;
+};
+template <typename T, typename Call, bool act_norm>
+using Ops = typename OpsOf<T, Call, act_norm>::type;
+
+// Calls f with the flag as a constant. Both branches lie in one kernel, around its loops.
+template <typename F>
+__device__ __forceinline__ void with_constant(bool flag, const F& f) {
+  if (flag) {
+    f(std::true_type{});
+  } else {
+    f(std::false_type{});
+  }
+}
 
 template <typename T>
 __device__ __forceinline__ const T* input_of(const void* tensor) {
@@ -27,10 +88,12 @@ template <typename T, typename Op, bool ROWS, int V>
 struct Unit {
   using S = Scalar<T>;
   static constexpr int channels = ROWS ? V : 1;  // of a unit
+  static constexpr int vectors = Op::vectors;
   using Words = Word<T, V>[Op::inputs];
   using Factors = S[channels][Op::vectors];
 
-  static __device__ __forceinline__ void apply(const Words& in, const Factors& k, S slope,
+  template <typename Slope>
+  static __device__ __forceinline__ void apply(const Words& in, const Factors& k, Slope slope,
                                                S (&results)[V][Op::results]) {
     S values[Op::inputs][V];
 #pragma unroll
@@ -43,7 +106,8 @@ struct Unit {
       Op::apply(of_value, k[ROWS ? v : 0], slope, results[v]);
     }
   }
-  static __device__ __forceinline__ void add(const Words& in, const Factors& k, S slope,
+  template <typename Slope>
+  static __device__ __forceinline__ void add(const Words& in, const Factors& k, Slope slope,
                                              S (&sums)[V][Op::results]) {
     S results[V][Op::results];
     apply(in, k, slope, results);
@@ -53,7 +117,8 @@ struct Unit {
       for (int i = 0; i < Op::results; ++i) sums[v][i] += results[v][i];
     }
   }
-  static __device__ __forceinline__ void map(const Words& in, const Factors& k, S slope,
+  template <typename Slope>
+  static __device__ __forceinline__ void map(const Words& in, const Factors& k, Slope slope,
                                              Word<T, V> (&out)[Op::results]) {
     S results[V][Op::results];
     apply(in, k, slope, results);
@@ -121,9 +186,10 @@ struct Inputs {
 // Units that a thread loads before it uses the first; fewer of many channels, whose sums fill the
 // registers.
 template <typename Op, int channels>
-inline constexpr int unroll = Op::inputs == 3                   ? 2
-                              : Op::inputs == 2 || channels > 4 ? 4
-                                                                : 8;
+inline constexpr int unroll = Op::inputs == 3                                       ? 2
+                              : Op::inputs == 2 && Op::results == 2 && channels > 4 ? 2
+                              : Op::inputs == 2 || channels > 4                     ? 4
+                                                                                    : 8;
 inline constexpr int run_units = 32;
 
 template <typename T, typename Op, bool ROWS, int V>
@@ -134,9 +200,10 @@ struct Walk {
   static constexpr int count = unroll<Op, U::channels>;
 
   // Adds the op's results over the thread's units to `totals`.
+  template <typename Slope>
   static __device__ __forceinline__ void reduce(const Geometry& at, const Place& part,
                                                 const Inputs<T, Op::inputs>& in,
-                                                const typename U::Factors& k, S slope,
+                                                const typename U::Factors& k, Slope slope,
                                                 double (&totals)[U::channels][Op::results]) {
     if (!part.active) return;
     const int64_t step = part.step;
@@ -165,10 +232,11 @@ struct Walk {
   }
 
   // The op on each of the thread's units. Nothing of it is read again by this call.
+  template <typename Slope>
   static __device__ __forceinline__ void map(const Geometry& at, const Place& part,
                                              const Inputs<T, Op::inputs>& in,
                                              T* const (&out)[Op::results],
-                                             const typename U::Factors& k, S slope) {
+                                             const typename U::Factors& k, Slope slope) {
     if (!part.active) return;
     const int64_t step = part.step;
     for (int64_t first = part.begin + part.thread; first < part.end; first += step * count) {

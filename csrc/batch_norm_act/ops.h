@@ -1,17 +1,21 @@
 // What batch_norm_act computes for one vector of elements, or on a GPU for one value. Included by
 // cpu_kernels_impl.h inside the namespace of an instruction set, and by cuda_walk.cuh.
-// Names: ganfast/ops/batch_norm_act/__init__.py.
+// Names: ganfast/ops/batch_norm_act/__init__.py. Slope: whatever activate and gate take as such.
 
 template <typename T, Activation A, bool act_norm>
 struct Forward {
   using Element = T;
   using V = Vec<T>;
 
-  static GANFAST_INLINE V input(V x, V slope) { return act_norm ? activate<A>(x, slope) : x; }
+  template <typename Slope>
+  static GANFAST_INLINE V input(V x, Slope slope) {
+    return act_norm ? activate<A>(x, slope) : x;
+  }
 
   struct Sums {
     static constexpr int inputs = 1, vectors = 1, results = 2;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V d = input(in[0], slope) - k[0];
       result[0] = d;
       result[1] = d * d;
@@ -21,7 +25,8 @@ struct Forward {
   // Centred before it is scaled: the error of z does not grow with mean / standard deviation.
   struct Map {
     static constexpr int inputs = 1, vectors = 3, results = 1;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V z = multiply_add(input(in[0], slope) - k[0], k[1], k[2]);
       result[0] = act_norm ? z : activate<A>(z, slope);
     }
@@ -34,16 +39,19 @@ struct Backward {
 
   // u less its mean, and g: the gradient that reaches the normalisation, whose mask comes from the
   // forward's own operations.
-  static GANFAST_INLINE V deviation(V x, const V* k, V slope) {
+  template <typename Slope>
+  static GANFAST_INLINE V deviation(V x, const V* k, Slope slope) {
     return Forward<T, A, act_norm>::input(x, slope) - k[0];
   }
-  static GANFAST_INLINE V gradient(V dy, V d, const V* k, V slope) {
+  template <typename Slope>
+  static GANFAST_INLINE V gradient(V dy, V d, const V* k, Slope slope) {
     return act_norm ? dy : gate<A>(dy, multiply_add(d, k[1], k[2]), slope);
   }
 
   struct Sums {
     static constexpr int inputs = 2, vectors = 3, results = 2;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V d = deviation(in[0], k, slope);
       const V g = gradient(in[1], d, k, slope);
       result[0] = g;
@@ -54,7 +62,8 @@ struct Backward {
   template <bool training>
   struct Map {
     static constexpr int inputs = 2, vectors = training ? 5 : 3, results = 1;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V d = deviation(in[0], k, slope);
       V du = gradient(in[1], d, k, slope) * k[1];
       if constexpr (training) du += d * k[3] + k[4];
@@ -68,13 +77,15 @@ struct DoubleBackward {
   using V = Vec<T>;
   using First = Backward<T, A, act_norm>;
 
-  static GANFAST_INLINE V direction(V ddx, V x, V slope) {
+  template <typename Slope>
+  static GANFAST_INLINE V direction(V ddx, V x, Slope slope) {
     return act_norm ? gate<A>(ddx, x, slope) : ddx;
   }
 
   struct Sums {
     static constexpr int inputs = 3, vectors = 3, results = 5;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V d = First::deviation(in[0], k, slope);
       const V g = First::gradient(in[1], d, k, slope);
       const V v = direction(in[2], in[0], slope);
@@ -91,7 +102,8 @@ struct DoubleBackward {
   template <bool training>
   struct Map {
     static constexpr int inputs = 3, vectors = training ? 8 : 5, results = 2;
-    static GANFAST_INLINE void apply(const V* in, const V* k, V slope, V* result) {
+    template <typename Slope>
+    static GANFAST_INLINE void apply(const V* in, const V* k, Slope slope, V* result) {
       const V d = First::deviation(in[0], k, slope);
       const V g = First::gradient(in[1], d, k, slope);
       const V v = direction(in[2], in[0], slope);

@@ -17,9 +17,8 @@ struct Operands {
   Operands(const Tensor& x_any, const OptionalTensor& target_any, double label,
            const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any, bool from_logits,
            std::string_view reduction)
-      : format(x_any.suggest_memory_format()),
-        x(x_any.contiguous(format)),
-        loss(from_logits ? Loss::logits : Loss::probabilities) {
+      : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
+    call.kind = from_logits ? Loss::logits : Loss::probabilities;
     target = like_x("target", target_any, x.scalar_type());
     weight = like_x("weight", weight_any, arithmetic_type(x));
     pos_weight = like_x("pos_weight", pos_weight_any, arithmetic_type(x));
@@ -33,7 +32,6 @@ struct Operands {
 
   at::MemoryFormat format;
   Tensor x, target, weight, pos_weight;
-  Loss loss;
   ScoreCall call{};
 
  private:
@@ -58,13 +56,13 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
     if (reduction == "none") {
       Tensor y = empty_for_kernel_like(o.x);
       o.call.groups[0].out = y.mutable_data_ptr();
-      check_launch(K::losses(o.loss, o.call, device.stream()));
+      check_launch(K::losses(o.call, device.stream()));
       return y;
     }
     Tensor y = empty_for_kernel({}, x.options().memory_format({}));
     o.call.loss = {y.mutable_data_ptr(), x.scalar_type() != arithmetic_type(x)};
     const Tensor partials = share_scores(o.call, x);
-    check_launch(K::reduce(o.loss, o.call, device_facts(x).has_clusters, device.stream()));
+    check_launch(K::reduce(o.call, device_facts(x).has_clusters, device.stream()));
     return y;
   });
 }
@@ -86,7 +84,7 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
       incoming = scalar_for_kernel(dy, x);
       o.call.dloss = {incoming.data_ptr(), incoming.scalar_type() != arithmetic_type(x)};
     }
-    check_launch(K::gradients(o.loss, o.call, device.stream()));
+    check_launch(K::gradients(o.call, device.stream()));
     return dx;
   });
 }

@@ -55,6 +55,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const Optiona
   }
   const int64_t n = real.numel() / splits;
   ScoreCall call{};
+  call.kind = parse_kind(kind);
   call.groups[0] = group_of(real, 0, n, real_label);
   call.group_count = joint ? 2 : 1;
   if (splits == 2) call.groups[1] = group_of(real, n, n, fake_label);
@@ -64,8 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const Optiona
   const Tensor partials = share_scores(call, real);
   with_element("gan_loss", real, [&](auto* element) {
     using K = ScoreKernels<std::remove_pointer_t<decltype(element)>>;
-    check_launch(
-        K::reduce(parse_kind(kind), call, device_facts(real).has_clusters, device.stream()));
+    check_launch(K::reduce(call, device_facts(real).has_clusters, device.stream()));
   });
   return {loss, scores[0], scores[1]};
 }
@@ -84,6 +84,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
   const Tensor incoming = scalar_for_kernel(dloss, real);
   const int64_t n = real.numel() / splits;
   ScoreCall call{};
+  call.kind = parse_kind(kind);
   call.dloss = {incoming.data_ptr(), incoming.scalar_type() != arithmetic_type(real)};
   const auto add = [&](ScoreGroup group, void* dx) {
     group.out = dx;
@@ -96,7 +97,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
   }
   with_element("gan_loss", real, [&](auto* element) {
     using K = ScoreKernels<std::remove_pointer_t<decltype(element)>>;
-    check_launch(K::gradients(parse_kind(kind), call, device.stream()));
+    check_launch(K::gradients(call, device.stream()));
   });
   return {dreal, dfake};
 }

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from ganfast.ops.batch_norm_act.triton_kernels import (
     activate,
+    affine,
     channels,
     gate,
     load,
@@ -49,8 +50,8 @@ def backward_terms(
     if ACT_NORM:
         return activate(x, slope, ACTIVATION) - mean[None, :], dy
     else:
-        z = tl.fma(x, scale[None, :], shift[None, :])
-        return x - mean[None, :], gate(dy, z, slope, ACTIVATION)
+        d = x - mean[None, :]
+        return d, gate(dy, affine(d, scale, shift), slope, ACTIVATION)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from ganfast.ops.batch_norm_act.triton_backward_kernels import (
     total,
 )
 from ganfast.ops.batch_norm_act.triton_kernels import (
+    affine,
     channels,
     gate,
     load,
@@ -83,7 +84,7 @@ def store_tile(
     if ACT_NORM:
         d_u = gate(d_u, x, slope, ACTIVATION)
     else:
-        d_g = gate(d_g, tl.fma(x, scale[None, :], shift[None, :]), slope, ACTIVATION)
+        d_g = gate(d_g, affine(d, scale, shift), slope, ACTIVATION)
     tl.store(d_dy + at, d_g, mask=exists)
     tl.store(d_x + at, d_u, mask=exists)
 

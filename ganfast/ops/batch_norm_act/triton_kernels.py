@@ -92,11 +92,14 @@ def moments(u, exists, M):
 
 @triton.jit
 def normalisation(mean, var, weight, bias, c, C, eps, ACC: tl.constexpr):
-    """Return rstd, scale and shift of channels c."""
+    """Return the rows of ``stats`` of channels c: mean, rstd, scale and shift."""
     rstd = 1.0 / tl.sqrt(var + eps)
     scale = load_vector(weight, c, C, tl.float64, 1.0) * rstd
-    shift = load_vector(bias, c, C, tl.float64, 0.0) - mean * scale
-    return rstd.to(ACC), scale.to(ACC), shift.to(ACC)
+    rounded = mean.to(ACC)
+    # What rounding the mean leaves over; nothing if the mean is not finite.
+    rest = tl.where(mean - mean == 0, mean - rounded.to(tl.float64), 0.0)
+    shift = load_vector(bias, c, C, tl.float64, 0.0) - rest * scale
+    return rounded, rstd.to(ACC), scale.to(ACC), shift.to(ACC)
 
 
 @triton.jit
@@ -109,12 +112,18 @@ def store_stats(stats, c, C, mean, rstd, scale, shift):
 
 
 @triton.jit
-def normalise(x, scale, shift, slope, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr):
-    """Compute y of a tile. Backward repeats this multiply-add, rounded once, for its mask."""
+def affine(d, scale, shift):
+    """Compute z of deviations from the mean, rounded once: backward repeats it for its mask."""
+    return tl.fma(d, scale[None, :], shift[None, :])
+
+
+@triton.jit
+def normalise(x, mean, scale, shift, slope, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr):
+    """Compute y of a tile."""
     if ACT_NORM:
-        return tl.fma(activate(x, slope, ACTIVATION), scale[None, :], shift[None, :])
+        return affine(activate(x, slope, ACTIVATION) - mean[None, :], scale, shift)
     else:
-        return activate(tl.fma(x, scale[None, :], shift[None, :]), slope, ACTIVATION)
+        return activate(affine(x - mean[None, :], scale, shift), slope, ACTIVATION)
 
 
 @triton.jit
@@ -146,10 +155,10 @@ def train_on_chip(
         x_tile = load(x, split * chunk_size + at, exists, ACC)
         u = activate(x_tile, slope, ACTIVATION) if ACT_NORM else x_tile
         mean, squares = moments(u, exists, M)
-        rstd, scale, shift = normalisation(mean, squares / M, weight, bias, c, C, eps, ACC)
-        y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
+        rounded, rstd, scale, shift = normalisation(mean, squares / M, weight, bias, c, C, eps, ACC)
+        y_tile = normalise(x_tile, rounded, scale, shift, slope, ACTIVATION, ACT_NORM)
         tl.store(y + (split * chunk_size + at), y_tile, mask=exists)
-        store_stats(stats + split * 4 * C, c, C, mean.to(ACC), rstd, scale, shift)
+        store_stats(stats + split * 4 * C, c, C, rounded, rstd, scale, shift)
         follow(running_mean, mean, c, C, momentum)
         follow(running_var, squares / (M - 1), c, C, momentum)
     if num_batches_tracked is not None:
@@ -237,9 +246,9 @@ def train_apply(
     M = scalar(N, INDEX) * P
     mean, squares = merged(partial, split, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
     var = squares / scalar(M, tl.float64)
-    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
+    rounded, rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
     if part == 0:
-        store_stats(stats + split * 4 * C, c, C, mean.to(ACC), rstd, scale, shift)
+        store_stats(stats + split * 4 * C, c, C, rounded, rstd, scale, shift)
         if split == 0:
             for k in range(splits):
                 mean, squares = merged(partial, k, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
@@ -251,14 +260,14 @@ def train_apply(
                 follow(running_mean, mean, c, C, step)
                 follow(running_var, squares / scalar(M - 1, tl.float64), c, C, step)
     normalise_part(
-        x, y, scale, shift, split, part, c, N, C, tiles, slope,
+        x, y, rounded, scale, shift, split, part, c, N, C, tiles, slope,
         P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
     )  # fmt: skip
 
 
 @triton.jit
 def normalise_part(
-    x, y, scale, shift, split, part, c, N, C, tiles, slope,
+    x, y, mean, scale, shift, split, part, c, N, C, tiles, slope,
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):  # fmt: skip
@@ -272,7 +281,7 @@ def normalise_part(
         exists = (m < N * P)[:, None] & (c < C)[None, :]
         at = base + offsets(m, c, C, P)
         x_tile = load_last(x, at, exists, ACC)
-        y_tile = normalise(x_tile, scale, shift, slope, ACTIVATION, ACT_NORM)
+        y_tile = normalise(x_tile, mean, scale, shift, slope, ACTIVATION, ACT_NORM)
         tl.store(y + at, y_tile, mask=exists, eviction_policy="evict_first")
 
 
@@ -288,10 +297,10 @@ def evaluate(
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     mean = load_vector(running_mean, c, C, tl.float64, 0.0)
     var = load_vector(running_var, c, C, tl.float64, 1.0)
-    rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
+    mean, rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
     if tl.program_id(1) == 0:
-        store_stats(stats, c, C, mean.to(ACC), rstd, scale, shift)
+        store_stats(stats, c, C, mean, rstd, scale, shift)
     normalise_part(
-        x, y, scale, shift, 0, tl.program_id(1), c, N, C, tiles, slope,
+        x, y, mean, scale, shift, 0, tl.program_id(1), c, N, C, tiles, slope,
         P, ACTIVATION, ACT_NORM, INDEX, BLOCK_M,
     )  # fmt: skip
