@@ -69,13 +69,10 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   Vectors centers(plan, 1);
 
   const auto call = [&](int64_t split, double* out) {
-    Call c{};
+    Call c = plan.call();
     c.in[0] = data(x) + plan.offset_bytes(split);
-    c.channels = C;
-    c.positions = plan.positions;
     c.vectors[0] = centers.of(split, 0);
     c.sums = out;
-    c.negative_slope = negative_slope;
     return c;
   };
   const auto guess = [&](int64_t split, int64_t block) {
@@ -163,13 +160,10 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
   k.mean = data(mean);
   k.var = data(var);
   plan.kernels->evaluate_finish(k);
-  Call call{};
+  Call call = plan.call();
   call.in[0] = data(x);
   call.out[0] = mutable_data(y);
-  call.channels = C;
-  call.positions = plan.positions;
   set_stats(call, plan, stats, 0);
-  call.negative_slope = negative_slope;
   plan.for_each_part([&](int64_t, int64_t block, int64_t part) {
     plan.kernels->forward_map(call, plan.range(block, part));
   });

@@ -12,11 +12,8 @@ namespace {
 
 // The vectors that every backward kernel begins with.
 Call backward_call(const Plan& plan, const Tensor& stats, int64_t split) {
-  Call c{};
-  c.channels = plan.channels;
-  c.positions = plan.positions;
+  Call c = plan.call();
   set_stats(c, plan, stats, split);
-  c.negative_slope = plan.negative_slope;
   return c;
 }
 

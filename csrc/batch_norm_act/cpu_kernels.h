@@ -18,6 +18,7 @@ struct Call {
   int64_t positions;
   const void* vectors[8];
   double* sums;  // [number of sums][channels], added to
+  Activation activation;
   double negative_slope;
 };
 

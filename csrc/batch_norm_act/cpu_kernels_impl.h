@@ -7,6 +7,55 @@ namespace ganfast::GANFAST_ISA {
 
 namespace {
 
+// Which kernels learn their activation at run time: those of element types that no training loop on
+// a CPU is fast in, those of double backward, and all for x86-64 without AVX2. It halves what there
+// is to compile.
+#if defined(GANFAST_NO_FMA)
+template <typename T, int inputs>
+inline constexpr bool told_activation = true;
+#else
+template <typename T, int inputs>
+inline constexpr bool told_activation =
+    inputs == 3 || std::is_same_v<T, double> || std::is_same_v<T, Float16>;
+#endif
+
+// An activation that a kernel is told, in place of ops.h's slope.
+template <typename T>
+struct ToldActivation {
+  Vec<T> slope;
+  typename Arithmetic<T>::IndexVec relu;  // a mask
+};
+
+using ganfast::activate;
+using ganfast::gate;
+
+constexpr auto any = Activation::leaky_relu;  // of a kernel that is told
+
+// ../activation.h's, bit for bit; none is leaky_relu with a slope of 1.
+template <Activation, typename V, typename T>
+GANFAST_INLINE V activate(V z, const ToldActivation<T>& a) {
+  const V below = a.relu ? V{} : z * a.slope;
+  return ((a.relu & ~(z < V{})) | (~a.relu & (z > V{}))) ? z : below;
+}
+template <Activation, typename V, typename T>
+GANFAST_INLINE V gate(V dy, V z, const ToldActivation<T>& a) {
+  const V below = a.relu ? V{} : dy * a.slope;
+  return ((a.relu & ~(z <= V{})) | (~a.relu & (z > V{}))) ? dy : below;
+}
+
+// What the kernels of so many inputs take as the slope.
+template <typename T, int inputs>
+GANFAST_INLINE auto activation_slope(const Call& call) {
+  const double slope = call.activation == Activation::none ? 1.0 : call.negative_slope;
+  const auto v = broadcast<Vec<T>>(static_cast<Scalar<T>>(slope));
+  if constexpr (told_activation<T, inputs>) {
+    using IndexVec = typename Arithmetic<T>::IndexVec;
+    return ToldActivation<T>{v, IndexVec{} - (call.activation == Activation::relu)};
+  } else {
+    return v;
+  }
+}
+
 #include "ops.h"
 
 #include "cpu_walks.h"
@@ -25,8 +74,7 @@ struct PerChannel {
   static constexpr int64_t L = lanes<T>;
 
   static GANFAST_INLINE V input(V x, const Call& call) {
-    const V slope = broadcast<V>(static_cast<S>(call.negative_slope));
-    return Forward<T, A, act_norm>::input(x, slope);
+    return Forward<T, A, act_norm>::input(x, activation_slope<T, 1>(call));
   }
   // A guess that is not finite would spoil sums that torch has finite or infinite.
   static GANFAST_INLINE S usable(S mean) { return mean - mean == 0 ? mean : 0; }
@@ -186,7 +234,7 @@ template <typename T, Activation A, bool act_norm, bool channels_last>
 const Kernels& table() {
   using F = Forward<T, A, act_norm>;
   using B = Backward<T, A, act_norm>;
-  using D = DoubleBackward<T, A, act_norm>;
+  using D = DoubleBackward<T, any, act_norm>;
   using C = PerChannel<T, A, act_norm>;
   static constexpr Kernels kernels = {
       channels_last ? C::guess_rows_mean : C::guess_images,
@@ -213,17 +261,18 @@ const Kernels& for_layout(bool channels_last) {
 
 template <typename T>
 const Kernels& for_activation(const Selection& s) {
-  switch (s.activation) {
-    case Activation::relu:
-      return s.act_norm ? for_layout<T, Activation::relu, true>(s.channels_last)
-                        : for_layout<T, Activation::relu, false>(s.channels_last);
-    case Activation::leaky_relu:
-      return s.act_norm ? for_layout<T, Activation::leaky_relu, true>(s.channels_last)
-                        : for_layout<T, Activation::leaky_relu, false>(s.channels_last);
-    case Activation::none:
-      break;  // both orders are the same
+  if constexpr (told_activation<T, 1>) {
+    return s.act_norm ? for_layout<T, any, true>(s.channels_last)
+                      : for_layout<T, any, false>(s.channels_last);
+  } else if (s.activation == Activation::none) {  // both orders are the same
+    return for_layout<T, Activation::none, false>(s.channels_last);
+  } else if (s.activation == Activation::relu) {
+    return s.act_norm ? for_layout<T, Activation::relu, true>(s.channels_last)
+                      : for_layout<T, Activation::relu, false>(s.channels_last);
+  } else {
+    return s.act_norm ? for_layout<T, Activation::leaky_relu, true>(s.channels_last)
+                      : for_layout<T, Activation::leaky_relu, false>(s.channels_last);
   }
-  return for_layout<T, Activation::none, false>(s.channels_last);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ inline Activation parse_activation(std::optional<std::string_view> name) {
 // and parts of the images or rows. `inputs` tensors are read for sums; none, and there is only a
 // map.
 struct Plan {
-  Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> activation, double slope,
+  Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> name, double slope,
        std::string_view order, int64_t inputs)
       : format(x.suggest_memory_format()),
         arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
@@ -52,6 +52,7 @@ struct Plan {
         channels(x.size(1)),
         values(x.numel() == 0 ? 0 : x.numel() / (channels * splits)),
         element_size(static_cast<int64_t>(x.element_size())),
+        activation(parse_activation(name)),
         negative_slope(slope) {
     TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
                 x.size(0), ", got ", splits);
@@ -60,9 +61,8 @@ struct Plan {
     const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
     positions = channels_last ? 1 : all_positions;
     outer = channels_last ? images * all_positions : images;
-    kernels =
-        &select_kernels<Selection>({element_type("batch_norm_act", x), parse_activation(activation),
-                                    order == "act_norm", channels_last});
+    kernels = &select_kernels<Selection>(
+        {element_type("batch_norm_act", x), activation, order == "act_norm", channels_last});
     if (channels_last) {
       block = std::max<int64_t>(1, channels);
       // What takes two inputs or three is worth a second thread sooner.
@@ -83,6 +83,16 @@ struct Plan {
     }
     blocks = (channels + block - 1) / block;
     parts = std::max<int64_t>(1, (outer + outer_per_part - 1) / outer_per_part);
+  }
+
+  // What every kernel is told, whatever its tensors.
+  Call call() const {
+    Call c{};
+    c.channels = channels;
+    c.positions = positions;
+    c.activation = activation;
+    c.negative_slope = negative_slope;
+    return c;
   }
 
   // The bytes from the start of a tensor to chunk `split` of it.
@@ -126,6 +136,7 @@ struct Plan {
   int64_t splits, channels;
   int64_t values;  // per channel and split: M
   int64_t element_size;
+  Activation activation;
   double negative_slope;
   int64_t positions, outer;
   int64_t block, blocks, outer_per_part, parts;

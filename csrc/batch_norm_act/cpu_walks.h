@@ -33,11 +33,11 @@ struct Walk {
   struct Operands {
     const T* in[Op::inputs];
     T* out[2];
-    V slope;
+    decltype(activation_slope<T, Op::inputs>(Call{})) slope;
 
     GANFAST_INLINE explicit Operands(const Call& call)
         : out{static_cast<T*>(call.out[0]), static_cast<T*>(call.out[1])},
-          slope(broadcast<V>(static_cast<Scalar<T>>(call.negative_slope))) {
+          slope(activation_slope<T, Op::inputs>(call)) {
       for (int i = 0; i < Op::inputs; ++i) in[i] = static_cast<const T*>(call.in[i]);
     }
 
