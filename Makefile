@@ -7,7 +7,8 @@
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 # make sanitize   run the op tests on an extension built with the address and undefined-behaviour
 #                 sanitizers
-# make gpu-report OUT=folder   build, test and time on a GPU, in nine minutes
+# make gpu-report OUT=folder   build, test and time on a GPU, in nine minutes;
+#                 REPORT="--minutes 4", or "--only build float32": less of it
 # make cuda-wheel TORCH=2.11.0   build here, without a GPU, what a GPU machine with that torch loads
 #
 # PYTHON=python3.12   the interpreter to make the environment with

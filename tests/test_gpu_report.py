@@ -76,7 +76,8 @@ def test_what_a_part_has_started_ends_with_it(tmp_path, ending):
 def test_a_report_that_is_ended_ends_its_part(tmp_path):
     code = (
         "import sys; sys.path.insert(0, 'benchmarks'); import gpu_report\n"
-        f"part = gpu_report.Part('one', [sys.executable, '-c', {BACKGROUND!r} + '; p.wait()'], 60)\n"
+        f"code = {BACKGROUND!r} + '; p.wait()'\n"
+        "part = gpu_report.Part('one', [sys.executable, '-c', code], 60)\n"
         "gpu_report.parts = lambda out, device: [part]\n"
         f"sys.argv = ['gpu_report.py', {str(tmp_path)!r}]\n"
         "sys.exit(gpu_report.main())"

@@ -16,7 +16,7 @@ from ganfast import backend, fuse
 from ganfast.bench import model as bench_model
 from ganfast.bench import verify, verify_model
 from ganfast.bench.exactness import judge
-from ganfast.bench.verify import CHECKS, DTYPES, Row
+from ganfast.bench.verify import CHECKS, DTYPES, Check, Row
 from ganfast.cli import main
 from ganfast.cli import verify as verify_command
 from ganfast.ops import _library
@@ -85,6 +85,22 @@ def test_the_command_writes_what_it_found(tmp_path, capsys):
     assert len(rows) == printed.count("PASS")
     assert main([*command, "--json", "-"]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [machine, *rows]
+
+
+def test_a_row_is_known_when_its_layout_is_checked(monkeypatch):
+    checked = []
+
+    def checks(dtype, device):
+        for layout, name in (("NC*", "one"), ("NC*", "two"), ("channels-last", "three")):
+            yield Check(layout, name, lambda name=name: checked.append(name) or [])
+
+    for op in list(CHECKS):
+        monkeypatch.delitem(CHECKS, op)
+    monkeypatch.setitem(CHECKS, "op", checks)
+    rows = verify(backends=["eager"], dtypes=["float32"])
+    assert next(rows).layout == "NC*"
+    assert checked == ["one", "two"]
+    assert [row.layout for row in rows] == ["channels-last"]
 
 
 def test_a_stopped_command_has_written_what_it_found(tmp_path, monkeypatch, capsys):
