@@ -111,8 +111,9 @@ def build_wheel(folder: Path) -> int:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so"))
         else:
             shutil.copy2(ROOT / name, copy / name)
-    command = [sys.executable, "setup.py", "-q", "build_ext", "--parallel", "2"]
-    command += ["bdist_wheel", "--dist-dir", str(folder.resolve())]
+    # On the command line, build_ext would run a second time, with flags that are there twice.
+    (copy / "setup.cfg").write_text("[build_ext]\nparallel = 2\n")
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(folder.resolve())]
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
     return subprocess.run(command, cwd=copy, env=environment(architectures)).returncode
 

@@ -234,16 +234,37 @@ def test_nothing_is_built_where_both_parts_load(monkeypatch, usable, capsys):
         assert run[0]["GANFAST_BUILD"] == "cuda"
 
 
-def test_both_parts_are_built_at_once_and_marked(built_tree):
+@pytest.fixture
+def cuda_tree(built_tree: Path) -> Path:
+    """A tree of which both parts compile in no time."""
     needs_compiler()
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc")
     (built_tree / "csrc" / "module.cu").write_text('extern "C" int cuda_answer() { return 42; }\n')
+    return built_tree
+
+
+def test_both_parts_are_built_at_once_and_marked(cuda_tree):
     result = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace", "--parallel", "2"], cwd=built_tree,
+        [sys.executable, "setup.py", "build_ext", "--inplace", "--parallel", "2"], cwd=cuda_tree,
         env=gpu_build.environment("9.0"), capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     for name in ("_native", "_native_cuda"):
-        assert gpu_build.build_id() in (built_tree / "ganfast" / f"{name}.so").read_bytes()
-        assert list((built_tree / "build").glob(f"temp*/ganfast.{name}/csrc/module.o"))
+        assert gpu_build.build_id() in (cuda_tree / "ganfast" / f"{name}.so").read_bytes()
+        assert list((cuda_tree / "build").glob(f"temp*/ganfast.{name}/csrc/module.o"))
+
+
+def test_a_wheel_brings_both_parts_and_leaves_the_tree_alone(cuda_tree, capfd):
+    before = {path: path.read_bytes() for path in (cuda_tree / "ganfast").iterdir()}
+    for builds in (1, 2):  # the second makes no object anew
+        assert gpu_build.build_wheel(cuda_tree / "dist") == 0
+        said = capfd.readouterr().out
+        compiled, reused = said.count("[1/1]"), said.count("no work to do")
+        assert (compiled, reused) == ((2, 0) if builds == 1 else (0, 2))
+    assert {path: path.read_bytes() for path in (cuda_tree / "ganfast").iterdir()} == before
+    for library in gpu_build.LIBRARIES:
+        (cuda_tree / "ganfast" / library).unlink()
+    gpu_build.take_from_wheel()
+    for library in gpu_build.LIBRARIES:
+        assert gpu_build.build_id() in (cuda_tree / "ganfast" / library).read_bytes()
