@@ -7,7 +7,9 @@
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 # make sanitize   run the op tests on an extension built with the address and undefined-behaviour
 #                 sanitizers
-# make gpu-report OUT=folder   build, test and time on a GPU, in eight minutes
+# make gpu-report OUT=folder   build, test and time on a GPU, in nine minutes;
+#                 REPORT="--minutes 4", or "--only build float32": less of it
+# make cuda-wheel TORCH=2.11.0   build here, without a GPU, what a GPU machine with that torch loads
 #
 # PYTHON=python3.12   the interpreter to make the environment with
 # VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
@@ -35,7 +37,7 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format bench results mutation sanitize gpu-report clean
+.PHONY: help install demo test check format bench results mutation sanitize gpu-report cuda-wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -107,7 +109,17 @@ sanitize: $(BUILT)
 
 # Not through $(BUILT): a prepared GPU image has no network, and the report builds in place.
 gpu-report:
-	$(PY) benchmarks/gpu_report.py $(or $(OUT),$(error name a folder: make gpu-report OUT=folder))
+	$(PY) benchmarks/gpu_report.py $(or $(OUT),$(error name a folder: make gpu-report OUT=folder)) $(REPORT)
+
+# Of that torch, for its headers. The libraries suit every Python.
+CUDA_VENV ?= build/env-torch-$(TORCH)
+
+cuda-wheel:
+	test -n "$(TORCH)" || { echo "name the GPU machine's torch: make cuda-wheel TORCH=2.11.0"; exit 2; }
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    "setuptools>=70.1" packaging ninja numpy torch==$(TORCH)
+	$(CUDA_VENV)/bin/python benchmarks/gpu_build.py --wheel dist
 
 clean:
 	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt

@@ -3,6 +3,7 @@
 GANFAST_BUILD: auto (what can be built), cpu, cuda (both parts, or an error), none.
 """
 
+import copy
 import os
 import shutil
 import subprocess
@@ -62,8 +63,10 @@ def extensions():
 
     class Build(BuildExtension):
         def build_extension(self, ext):
+            part = copy.copy(self)  # a folder a part: `build_ext --parallel 2` builds both at once
+            part.build_temp = os.path.join(self.build_temp, ext.name)
             try:
-                super().build_extension(ext)
+                super(Build, part).build_extension(ext)
             except Exception as error:
                 record(error, ext.name)
 

@@ -39,7 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
         interpreter.prepare()
 
 
+@pytest.hookimpl(tryfirst=True)  # -m chooses among the marks that are there then
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if getattr(getattr(item, "callspec", None), "params", {}).get("device") == "cuda":
+            item.add_marker("gpu")
     if INTERPRETED:
         items[:] = [item for item in items if not interpreter.is_too_slow(item.name)]
     if not config.getoption("--slow"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import DEVICES
 from oracle import assert_as_exact_as_torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -35,11 +36,12 @@ SIZES = st.one_of(
 
 
 def fuzz(test: Callable[..., None]) -> Callable[..., None]:
-    """Run a test of (backend, draw) on every backend with many draws."""
+    """Run a test of (backend, draw) on every device's backends with many draws."""
 
-    def drawing(backend: str, data: Any) -> None:
+    def drawing(backend: str, device: str, data: Any) -> None:
         torch.manual_seed(data.draw(st.integers(0, 2**31), label="seed"))
-        test(backend, data.draw)
+        with torch.device(device):
+            test(backend, data.draw)
 
     drawing.__name__, drawing.__doc__ = test.__name__, test.__doc__
     settings = hypothesis.settings(
@@ -51,7 +53,8 @@ def fuzz(test: Callable[..., None]) -> Callable[..., None]:
         report_multiple_bugs=False,
     )
     property_ = settings(hypothesis.given(data=st.data())(drawing))
-    return pytest.mark.parametrize("backend", ganfast.backend.available("cpu"))(property_)
+    where = [(b, device) for device in DEVICES for b in ganfast.backend.available(device)]
+    return pytest.mark.parametrize(("backend", "device"), where)(property_)
 
 
 def draw_shape(draw: Any, least_dims: int, most_dims: int) -> list[int]:

@@ -20,7 +20,7 @@ FLOORS = [
     {"activation"}, {"machine"}, {"_version"},
 ]  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-HEAVY = ["triton", "torchvision", "matplotlib", "sklearn", "tqdm", "PIL", "safetensors", "rich"]
+HEAVY = ["triton", "torchvision", "matplotlib", "sklearn", "tqdm", "PIL", "safetensors"]
 
 
 def room_of(path: Path) -> str:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-pytest.importorskip("rich")
-
 from ganfast import backend
 from ganfast import nn as fast
-from ganfast.bench import SUITES, Options, compare
-from ganfast.bench.case import PASSES
+from ganfast.bench import SUITES, Options, compare, timing
+from ganfast.bench.case import CALLS_PER_GRAPH, PASSES, Rotation
 from ganfast.bench.result import read
+from ganfast.cli import bench as bench_command
 from ganfast.cli import main
 
 BFLOAT16 = "bfloat16"
@@ -131,6 +133,64 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     for path in (drawn, roof):
         with image.open(path) as picture:
             assert min(picture.size) > 100
+
+
+def test_a_stopped_command_has_written_what_it_measured(tmp_path, monkeypatch, capsys):
+    path, measured = tmp_path / "found.jsonl", []
+
+    def stopped(*arguments, **options):
+        if measured:
+            assert "4x3x5x5" in capsys.readouterr().out
+            assert [r.shape for r in read(path)] == ["4x3x5x5"]
+            raise KeyboardInterrupt
+        measured.append(compare(*arguments, **options))
+        return measured[0]
+
+    monkeypatch.setattr(bench_command, "compare", stopped)
+    command = ["bench", "ops", "--device", "cpu", "--shapes", "4x3x5x5", "16x4", "--rounds", "2"]
+    assert main([*command, "--json", str(path)]) == 130
+    assert len(read(path)) == 1
+
+
+@pytest.mark.parametrize("period", [1, 3, 30])
+def test_a_graph_holds_many_calls_and_whole_rotations(monkeypatch, period):
+    """By a clock of the test's own, on which a replay takes a second."""
+    now, called, capturing = [0], [], []
+
+    class Graph:
+        def replay(self):
+            now[0] += 1
+
+    @contextlib.contextmanager
+    def capture(graph):
+        capturing.append(len(called))
+        yield
+        capturing.append(len(called))
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {
+        "CUDAGraph": Graph, "Stream": lambda: stream, "current_stream": lambda: stream,
+        "stream": lambda stream: contextlib.nullcontext(), "graph": capture,
+        "synchronize": lambda: None,
+    }  # fmt: skip
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    functions = [partial(called.append, i) for i in range(period)]
+    function = functions[0] if period == 1 else Rotation(functions)
+    found = compare({"ganfast": function}, rounds=3, device="cuda", graphs=True)
+    first, last = capturing
+    captured = called[first:last]
+    assert len(captured) >= CALLS_PER_GRAPH
+    assert captured == list(range(period)) * (len(captured) // period)
+    assert first >= 3
+    assert found["ganfast"].median_s == pytest.approx(1 / len(captured))
+
+
+def test_calls_in_graphs_read_inputs_of_their_own():
+    for suite in ("ops", "losses"):
+        case, *_ = SUITES[suite].cases(Options(shapes=(SMALL[suite],), graphs=True))
+        assert {call.period for call in case.build().values()} == {CALLS_PER_GRAPH}
 
 
 def test_steps_have_a_column_and_a_line_of_memory(tmp_path, capsys):

@@ -384,6 +384,7 @@ def test_explain_says_why_nothing_is_captured():
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_captured_steps_have_the_numbers_of_uncaptured_ones(precision):
@@ -409,6 +410,7 @@ def test_captured_steps_have_the_numbers_of_uncaptured_ones(precision):
         )
 
 
+@pytest.mark.gpu
 @needs_gpu
 def test_another_shape_of_batch_is_captured_anew():
     gan = tiny_dcgan()

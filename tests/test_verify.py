@@ -16,8 +16,9 @@ from ganfast import backend, fuse
 from ganfast.bench import model as bench_model
 from ganfast.bench import verify, verify_model
 from ganfast.bench.exactness import judge
-from ganfast.bench.verify import CHECKS, DTYPES
+from ganfast.bench.verify import CHECKS, DTYPES, Check, Row
 from ganfast.cli import main
+from ganfast.cli import verify as verify_command
 from ganfast.ops import _library
 
 
@@ -79,11 +80,41 @@ def test_the_command_writes_what_it_found(tmp_path, capsys):
     assert main([*command, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "0 rows failed" in printed
-    found = json.loads(path.read_text())
-    assert found["machine"]["torch"] == torch.__version__
-    assert len(found["rows"]) == printed.count("PASS")
+    machine, *rows = map(json.loads, path.read_text().splitlines())
+    assert machine["machine"]["torch"] == torch.__version__
+    assert len(rows) == printed.count("PASS")
     assert main([*command, "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == found["rows"]
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [machine, *rows]
+
+
+def test_a_row_is_known_when_its_layout_is_checked(monkeypatch):
+    checked = []
+
+    def checks(dtype, device):
+        for layout, name in (("NC*", "one"), ("NC*", "two"), ("channels-last", "three")):
+            yield Check(layout, name, lambda name=name: checked.append(name) or [])
+
+    for op in list(CHECKS):
+        monkeypatch.delitem(CHECKS, op)
+    monkeypatch.setitem(CHECKS, "op", checks)
+    rows = verify(backends=["eager"], dtypes=["float32"])
+    assert next(rows).layout == "NC*"
+    assert checked == ["one", "two"]
+    assert [row.layout for row in rows] == ["channels-last"]
+
+
+def test_a_stopped_command_has_written_what_it_found(tmp_path, monkeypatch, capsys):
+    def stopped(**chosen):
+        yield Row.of("op", "eager", "float32", "contiguous", [], [])
+        assert "PASS" in capsys.readouterr().out
+        machine, row = map(json.loads, path.read_text().splitlines())
+        assert machine.keys() == {"machine"}
+        assert row["op"] == "op"
+        raise KeyboardInterrupt
+
+    path = tmp_path / "found.jsonl"
+    monkeypatch.setattr(verify_command, "verify", stopped)
+    assert main(["verify", "--device", "cpu", "--json", str(path)]) == 130
 
 
 def test_errors_say_what_to_do(tmp_path, capsys):
@@ -196,7 +227,7 @@ def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
 
 def test_the_command_writes_what_it_found_of_a_model(capsys):
     assert main([*command_for("small_model", "4x3x6x6"), "--json", "-"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["rows"]) == 13
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 13
 
 
 BAD_MODELS = {

@@ -77,7 +77,7 @@ def _case(
     names = ("ganfast", *(name for name in options.against if name not in without))
     size_bytes = math.prod(shape) * getattr(torch, dtype).itemsize
     moved = TENSORS_MOVED[passes] * size_bytes
-    inputs = max(1, math.ceil(options.cold_bytes / moved))
+    inputs = options.inputs(moved)
 
     def build() -> Providers:
         return _build(passes, shape, dtype, channels_last, names, inputs, options.device)

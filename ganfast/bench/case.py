@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,17 @@ from torch import Tensor
 from ganfast import backend
 from ganfast.bench.footprint import Footprint
 
-__all__ = ["BACKENDS", "PASSES", "SUITES", "Case", "Options", "Providers", "Rotation", "Suite"]
+__all__ = [
+    "BACKENDS",
+    "CALLS_PER_GRAPH",
+    "PASSES",
+    "SUITES",
+    "Case",
+    "Options",
+    "Providers",
+    "Rotation",
+    "Suite",
+]
 
 ROUGHLY = 0.1
 """Relative difference that a provider of another precision may have."""
@@ -22,6 +33,9 @@ PASSES = ("forward", "forward+backward", "double backward")
 
 BACKENDS = ("native", "triton")
 """Names of peers that are ganfast itself, served by one backend."""
+
+CALLS_PER_GRAPH = 20
+"""Calls that a CUDA graph holds at least: launching a graph takes longer than a small kernel."""
 
 Providers = dict[str, Callable[[], Any]]
 """Calls that compute the same, by name: "ganfast", its peers, and "clone" or "sum" as what memory
@@ -60,7 +74,8 @@ class Options:
     """What a suite is asked for; an empty tuple stands for the suite's own choice.
 
     ``cold_bytes`` is the size that a case's inputs, taken in turn, should exceed, so that none is
-    found in a cache; 0 has every call read the same tensors.
+    found in a cache; 0 has every call read the same tensors. ``graphs`` says that calls will be
+    captured in CUDA graphs; each then reads inputs of its own.
     """
 
     device: str = "cpu"
@@ -70,6 +85,19 @@ class Options:
     shapes: tuple[tuple[int, ...], ...] = ()
     against: tuple[str, ...] = ("eager",)
     cold_bytes: int = 0
+    graphs: bool = False
+
+    def inputs(self, bytes_moved: int) -> int:
+        """Return how many inputs a case takes in turn whose calls move so many bytes.
+
+        Example::
+
+            >>> from ganfast.bench import Options
+            >>> Options(cold_bytes=1000).inputs(300)
+            4
+        """
+        least = CALLS_PER_GRAPH if self.graphs else 1
+        return max(least, math.ceil(self.cold_bytes / bytes_moved))
 
 
 class Suite(NamedTuple):

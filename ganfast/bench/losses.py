@@ -91,7 +91,7 @@ def _case(
     tensors = 2 if ours is _our_discriminator else 1
     # Scores are read; in backward read again, and their gradients written.
     moved = (1 if passes == "forward" else 3) * tensors * math.prod(shape) * 4
-    inputs = max(1, math.ceil(options.cold_bytes / moved))
+    inputs = options.inputs(moved)
     memory = ("sum",) if passes == "forward" else ()
 
     def build() -> Providers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ganfast.bench.case import serving
+from ganfast.bench.case import CALLS_PER_GRAPH, serving
 
 __all__ = ["Timing", "compare"]
 
@@ -41,7 +42,8 @@ def compare(
         rounds: measurements of each.
         least_seconds: shortest measurement worth taking, for calls of microseconds.
         device: waited for before the clock is read.
-        graphs: time replays of CUDA graphs, which is the device's time without the host's.
+        graphs: time replays of CUDA graphs, which is the device's time without the host's. Each
+            graph holds CALLS_PER_GRAPH calls or more.
 
     Example::
 
@@ -50,7 +52,8 @@ def compare(
         ['clone', 'sum']
     """
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else _nothing
-    timed, calls = {}, {}
+    timed: dict[str, Any] = {}
+    calls: dict[str, int] = {}
     for name, function in providers.items():
         with serving(name):
             timed[name] = _captured(function) if graphs else function
@@ -60,28 +63,29 @@ def compare(
         for name, function in timed.items():
             with serving(name):
                 each = _time(function, calls[name], wait) / calls[name]
-            seconds[name].append(each / getattr(function, "period", 1) if graphs else each)
+            seconds[name].append(each / function.captured if graphs else each)
     return {name: _summary(values) for name, values in seconds.items()}
 
 
 def _captured(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Capture a CUDA graph of a call, or of each call of a rotation with outputs of its own."""
+    """Capture CALLS_PER_GRAPH calls or more, and whole rotations, each with outputs of its own."""
     period: int = getattr(function, "period", 1)
+    captured = period * math.ceil(CALLS_PER_GRAPH / period)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3 * period):  # what is made at a first call cannot be captured
+        for _ in range(period * math.ceil(3 / period)):  # no first call may be captured
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        outputs = [function() for _ in range(period)]
+        outputs = [function() for _ in range(captured)]
 
     def replay() -> Any:
         graph.replay()
         return outputs
 
-    replay.period = period  # type: ignore[attr-defined]
+    replay.captured = captured  # type: ignore[attr-defined]
     return replay
 
 

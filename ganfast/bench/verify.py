@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,8 @@ class Check(NamedTuple):
 
 
 CHECKS: dict[str, Callable[[torch.dtype, str], Iterator[Check]]] = {}
-"""The checks of every op by its name, for a dtype and a device; an op's module adds its own."""
+"""The checks of every op by its name, for a dtype and a device, one layout after another; an op's
+module adds its own."""
 
 
 class Row(NamedTuple):
@@ -109,17 +111,15 @@ def _default_backends(device: str) -> list[str]:
 
 
 def _rows(op: str, name: str, dtype: str, checks: Iterator[Check]) -> Iterator[Row]:
-    verdicts: dict[str, list[Verdict]] = {}
-    failures: dict[str, list[str]] = {}
-    for check in checks:
-        found = verdicts.setdefault(check.layout, [])
-        failed = failures.setdefault(check.layout, [])
-        try:
-            results = list(check.verdicts())
-        except Exception as error:
-            failed.append(f"{check.name}: {type(error).__name__}: {error}")
-            continue
-        found += results
-        failed += [f"{check.name}: {v.describe()}" for v in results if not v.passed]
-    for layout, found in verdicts.items():
-        yield Row.of(op, name, dtype, layout, found, failures[layout])
+    for layout, group in itertools.groupby(checks, key=lambda check: check.layout):
+        verdicts: list[Verdict] = []
+        failures: list[str] = []
+        for check in group:
+            try:
+                results = list(check.verdicts())
+            except Exception as error:
+                failures.append(f"{check.name}: {type(error).__name__}: {error}")
+                continue
+            verdicts += results
+            failures += [f"{check.name}: {v.describe()}" for v in results if not v.passed]
+        yield Row.of(op, name, dtype, layout, verdicts, failures)

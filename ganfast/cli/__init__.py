@@ -19,7 +19,6 @@ BAD_INPUT = 2
 EXTRAS = {
     "safetensors": "train",
     "PIL": "train",
-    "rich": "bench",
     "matplotlib": "train",
     "scipy": "train",
     "sklearn": "train",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ganfast.bench.peers import PEERS, why_missing
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean
 from ganfast.bench.verify import DTYPES
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, opened
 from ganfast.cli.options import positive, shape
 from ganfast.training import keep_freed_memory
 
@@ -27,8 +27,8 @@ COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
 """Of eager's memory at its peak, at most."""
-FILE_COLUMNS = 140
-"""The width of the table where it is not shown in a terminal."""
+LABEL_WIDTHS = (13, 22, 16)
+"""Of the columns of shapes, variants and passes."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,12 +58,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--cold", action="store_true", help="take inputs in turn that exceed every cache"
     )
     parser.add_argument(
-        "--graphs", action="store_true", help="time replays of CUDA graphs: no time of the host"
+        "--graphs",
+        action="store_true",
+        help="time replays of CUDA graphs of 20 calls or more, which take inputs in turn: no time "
+        "of the host",
     )
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory, as ganfast's training does"
     )
-    parser.add_argument("--json", metavar="FILE", help="append one JSON object a line")
+    parser.add_argument(
+        "--json", metavar="FILE", help="append one JSON object a line as each case is measured"
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw bars of the ratios (PNG)")
     parser.add_argument(
         "--roofline", metavar="FILE", help="draw bytes a second beside those of a copy (PNG)"
@@ -85,20 +90,20 @@ def run(args: argparse.Namespace) -> int:
         options = Options(
             device, tuple(args.passes), tuple(args.dtype), tuple(args.layout), tuple(args.shapes),
             tuple(peer for peer, why in missing.items() if not why), COLD_BYTES * args.cold,
+            args.graphs,
         )  # fmt: skip
         machine = {**fingerprint(), "keep_memory": args.keep_memory and keep_freed_memory()}
         print(", ".join(f"{name} {value}" for name, value in machine.items() if value is not None))
         for peer, why in missing.items():
             if why:
                 print(f"{peer} is not measured: {why}")
-        results = _shown(_measured(args.suite, options, args, machine), options.against)
+        found = _measured(args.suite, options, args, machine)
+        found = _written(found, args.json) if args.json else found
+        results = list(_printed(found, options.against))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CommandError(str(error).partition("\n")[0] or type(error).__name__) from error
     _print_means(results)
     _print_taken(results)
-    if args.json:
-        with open(args.json, "a") as file:
-            file.writelines(f"{result.to_json()}\n" for result in results)
     if args.plot:
         bars(results, args.plot)
     if args.roofline:
@@ -125,34 +130,32 @@ def _measured(
         )  # fmt: skip
 
 
-def _shown(results: Iterator[Result], peers: tuple[str, ...]) -> list[Result]:
-    """Collect the results, in a table that grows with them."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
+def _written(results: Iterator[Result], path: str) -> Iterator[Result]:
+    """Append each result to a file as it comes, so that what stops the command loses none."""
+    with opened(path, "a") as file:
+        for result in results:
+            print(result.to_json(), file=file, flush=True)
+            yield result
 
+
+def _printed(results: Iterator[Result], peers: tuple[str, ...]) -> Iterator[Result]:
+    """Print each result as it comes, as a row of a table."""
     first = next(results)
     others = [*peers, *(name for name in first.ms if name not in (*peers, "ganfast"))]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("shape", "", "passes"):
-        table.add_column(heading, overflow="fold")
-    for heading in (*_figures(first), *others):
-        table.add_column(heading, justify="right", overflow="fold")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_COLUMNS)
-    console.print(f"of ganfast: ms and what follows; of {', '.join(others)}: time over ganfast's")
-    found = []
-    with Live(table, console=console, auto_refresh=False) as live:
-        for result in itertools.chain((first,), results):
-            found.append(result)
-            ratios = (f"{result.ratio(name):.2f}" if name in result.ms else "" for name in others)
-            labels = result.shape, result.variant, result.passes
-            table.add_row(*labels, *_figures(result).values(), *ratios)
-            live.refresh()
-    if not console.is_terminal:
-        print()
-    return found
+    print(f"of ganfast: ms and what follows; of {', '.join(others)}: time over ganfast's")
+    headings = (*_figures(first), *others)
+
+    def show(labels: Iterable[str], values: Iterable[str]) -> None:
+        columns = [f"{label:{width}}" for label, width in zip(labels, LABEL_WIDTHS, strict=True)]
+        columns += [f"{v:>{max(len(h), 7)}}" for h, v in zip(headings, values, strict=True)]
+        print("  ".join(columns), flush=True)
+
+    show(("shape", "", "passes"), headings)
+    for result in itertools.chain((first,), results):
+        ratios = (f"{result.ratio(name):.2f}" if name in result.ms else "" for name in others)
+        figures = (*_figures(result).values(), *ratios)
+        show((result.shape, result.variant, result.passes), figures)
+        yield result
 
 
 def _figures(result: Result) -> dict[str, str]:

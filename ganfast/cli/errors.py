@@ -1,14 +1,27 @@
 """How a command ends when it cannot go on."""
 
 import importlib.util
+from typing import IO, Any
 
-__all__ = ["INTERRUPTED", "CommandError", "require"]
+__all__ = ["INTERRUPTED", "CommandError", "opened", "require"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class CommandError(Exception):
     """Bad input: the message goes to standard error in one line, and the exit code is 2."""
+
+
+def opened(path: str, mode: str) -> IO[Any]:
+    """Open a file to write.
+
+    Raises:
+        CommandError: it cannot be opened.
+    """
+    try:
+        return open(path, mode)
+    except OSError as error:
+        raise CommandError(f"cannot write {path}: {error.strerror}") from error
 
 
 def require(*packages: str) -> None:

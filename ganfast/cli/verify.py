@@ -8,14 +8,15 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 
 import torch
 
 from ganfast import backend
 from ganfast.bench import Row, fingerprint, verify, verify_model
 from ganfast.bench.verify import DTYPES
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, opened
 from ganfast.cli.options import shape
 from ganfast.fusion import fuse
 
@@ -54,7 +55,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NxCxHxW",
         help="the shape of each of the model's inputs, such as 4x3x64x64",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the machine and the rows; - for here")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write one JSON object a line: the machine, then each row when it is known; - for "
+        "here instead of the table",
+    )
     parser.set_defaults(run=run)
 
 
@@ -73,12 +79,11 @@ def run(args: argparse.Namespace) -> int:
             found = verify_model(model, args.input, **chosen, dtypes=args.dtype)
             if args.json != "-":
                 print(fuse(copy.deepcopy(model)))
-        rows = list(found if args.json == "-" else _printed(found))
+        found = found if args.json == "-" else _printed(found)
+        rows = list(_written(found, args.json) if args.json else found)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise CommandError(str(error).partition("\n")[0]) from error
     failed = sum(bool(row.failures) for row in rows)
-    if args.json:
-        _write(args.json, rows)
     if args.json != "-":
         count = sum(row.results for row in rows)
         print(f"{count} results in {len(rows)} rows, {failed} rows failed")
@@ -103,7 +108,7 @@ def _make(spec: str) -> torch.nn.Module:
     return model
 
 
-def _printed(rows: Iterable[Row]) -> Iterable[Row]:
+def _printed(rows: Iterable[Row]) -> Iterator[Row]:
     header = ("op", "backend", "dtype", "layout", "results", "error", "torch's", "of allowed")
     widths = (20, 7, 8, 13, 7, 8, 8, 10)
     print("  ".join(f"{text:{width}}" for text, width in zip(header, widths, strict=True)))
@@ -123,17 +128,11 @@ def _printed(rows: Iterable[Row]) -> Iterable[Row]:
         yield row
 
 
-def _write(path: str, rows: list[Row]) -> None:
-    content = {
-        "machine": fingerprint(),
-        "rows": [{**row._asdict(), "worst": row.worst._asdict()} for row in rows],
-    }
-    if path == "-":
-        json.dump(content, sys.stdout, indent=1)
-        print()
-        return
-    try:
-        with open(path, "w") as file:
-            json.dump(content, file, indent=1)
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from error
+def _written(rows: Iterable[Row], path: str) -> Iterator[Row]:
+    """Write the machine, and each row as it comes: what stops the command loses none."""
+    with nullcontext(sys.stdout) if path == "-" else opened(path, "w") as file:
+        print(json.dumps({"machine": fingerprint()}), file=file, flush=True)
+        for row in rows:
+            content = {**row._asdict(), "worst": row.worst._asdict()}
+            print(json.dumps(content), file=file, flush=True)
+            yield row
