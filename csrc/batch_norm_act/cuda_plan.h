@@ -137,7 +137,6 @@ struct Plan {
     int64_t block_channels = 1;
     if (recipe.channels_last) {
       threads_x = power_of_two_from(divide_up(at.channels, unit));
-      // One thread of the block finishes each channel.
       threads_x = std::min<int>(threads_x, std::min<int>(most_row_threads, limits.threads / unit));
       block_channels = threads_x * unit;
     }
