@@ -10,7 +10,7 @@ import os
 
 import pytest
 import torch
-from oracle import assert_as_exact_as_torch, check_layer
+from oracle import assert_as_exact_as_torch, check_layer, run
 from test_batch_norm_act import DTYPES, ORDERS, check_centred, make
 from test_gan_loss import KINDS, by_kind, check_discriminator, check_generator, scores
 
@@ -108,6 +108,32 @@ def test_memory_that_begins_anywhere(form, dtype):
     x = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
     assert x.data_ptr() % 16
     check_forms(form, layer, x, dy)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("shape", [(12, 3, 16, 16), (600, 7)], ids=str)
+def test_splits_are_the_bits_of_separate_calls(monkeypatch, shape, channels_last):
+    """Where there are fewer blocks than the device takes, and chunks enough for more."""
+    limits = "on_chip=0 multiprocessors=3 least_items=1 threads=32"
+    monkeypatch.setenv("GANFAST_EMULATION", limits)
+    options = {"activation": "relu", "affine": False}
+    layer, x, dy = make(shape, splits=3, **options)
+    single, _, _ = make(shape, **options)
+    if channels_last and x.dim() == 4:
+        x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
+    together, apart = run(layer, x, dy), run(single, x, dy, splits=3)
+    assert together.keys() == apart.keys()
+    for name, value in together.items():
+        assert torch.equal(value, apart[name]), name
+
+
+def test_a_count_on_another_device_is_an_error():
+    x, count = torch.randn(4, 3), torch.zeros((), dtype=torch.int64, device="meta")
+    train = torch.ops.ganfast.batch_norm_act_train.default
+    on_cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # else the fake kernel answers
+    shape_of_op = ("relu", 0.2, "norm_act", 1)
+    with pytest.raises(RuntimeError, match=r"num_batches_tracked must be on cpu .*, got meta"):
+        train.redispatch(on_cpu, x, None, None, None, None, count, 0.1, 1e-5, *shape_of_op)
 
 
 @pytest.mark.parametrize("shape", [(12, 5, 8, 8), (12, 7)], ids=str)

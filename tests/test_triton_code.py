@@ -59,10 +59,16 @@ def compiled(kernel, arguments, constants, capability):
         if isinstance(value, torch.Tensor):
             signature[name] = "*" + DTYPES[value.dtype]
             attributes[(i,)] = [["tt.divisibility", 16]]
-        elif name in constants or value is None or (value == 1 and not parameter.annotation_type):
+        elif (
+            name in constants
+            or value is None
+            or (value == 1 and not parameter.annotation_type and not parameter.do_not_specialize)
+        ):
             signature[name], fixed[(i,)] = "constexpr", value
         elif parameter.annotation_type:
             signature[name] = parameter.annotation_type
+        elif parameter.do_not_specialize:
+            signature[name] = "i32" if value < 2**31 else "i64"
         else:
             signature[name] = "i32" if value < 2**31 else "i64"
             if value % 16 == 0:
@@ -143,6 +149,32 @@ def test_every_option_compiles(launches, tmp_path, options):
         layer_calls(shape, torch.float32, False, **options)
     for launch in launches:
         check_resources(compiled(*launch, 90), 90, tmp_path)
+
+
+def test_a_channel_may_have_2_to_the_31_values(launches):
+    """So that number is computed in 64 bits: no product of 32 bits is widened."""
+    layer_calls((2**16, 1, 2**8, 2**8), torch.bfloat16, False)
+    for launch in launches:
+        code = compiled(*launch, 90)
+        assert "arith.extsi %N" in code.asm["ttir"], code.metadata.name
+        assert not re.search(r"arith.muli %N.* : i32", code.asm["ttir"]), code.metadata.name
+
+
+def test_a_smaller_last_batch_takes_the_same_code(launches):
+    """Sizes that follow from the batch are not specialised on their divisibility or on 1."""
+    for batch in (128, 127):
+        layer_calls((batch, 64, 32, 32), torch.float32, False)
+    half = len(launches) // 2
+    for one, other in zip(launches[:half], launches[half:], strict=True):
+        keys = []
+        for kernel, arguments, constants in (one, other):
+            specialised = [
+                value % 16 == 0 or value
+                for value, parameter in zip(arguments, kernel.params, strict=False)
+                if isinstance(value, int) and not parameter.do_not_specialize
+            ]
+            keys.append((kernel, specialised, constants))
+        assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

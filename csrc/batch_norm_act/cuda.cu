@@ -94,6 +94,11 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);
   check_vector("running_var", running_var, x_any);
+  if (has(num_batches_tracked)) {
+    TORCH_CHECK(num_batches_tracked->device() == x_any.device(), "num_batches_tracked must be on ",
+                x_any.device(), " as the input is, got ", num_batches_tracked->device(),
+                "; move the module with .to()");
+  }
   const Device device(x_any);
   Plan plan(x_any, splits, activation, negative_slope, order);
   const Tensor x = x_any.contiguous(plan.format);

@@ -12,6 +12,11 @@ inline constexpr int few_items = 4, most_items = 8;
 // In two kernels.
 inline constexpr int most_block_threads = 256;
 inline constexpr int most_row_threads = 32;  // channels-last: threads along a row
+// One thread of a block finishes each of its channels.
 inline constexpr int most_block_channels = most_block_threads;
+
+static_assert(most_on_chip_threads % 32 == 0 && most_block_threads % 32 == 0, "whole warps");
+static_assert(most_cluster <= 32, "one thread of a warp tells each block of the cluster");
+static_assert(few_items < most_items);
 
 }  // namespace ganfast

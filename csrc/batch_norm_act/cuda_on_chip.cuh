@@ -7,6 +7,8 @@
 
 namespace ganfast {
 
+static_assert(most_on_chip_threads <= most_warps * warp_threads, "block_sum has no more room");
+
 // Blocks that a multiprocessor is to hold, by the words that each thread keeps: more blocks would
 // leave too few registers.
 template <int WORDS>

@@ -129,14 +129,14 @@ struct Plan {
     return true;
   }
 
-  // In two kernels: enough blocks to fill the device, of chunks that are worth one.
+  // In two kernels: enough blocks to fill the device, of chunks that are worth one. The number of
+  // splits is not asked for, so that their bits are those of separate calls.
   void choose_two_kernels() {
     const Limits limits = Limits::current();
     int threads_x = limits.threads;
     int64_t block_channels = 1;
     if (recipe.channels_last) {
       threads_x = power_of_two_from(divide_up(at.channels, unit));
-      // One thread of the block finishes each channel.
       threads_x = std::min<int>(threads_x, std::min<int>(most_row_threads, limits.threads / unit));
       block_channels = threads_x * unit;
     }
@@ -145,9 +145,8 @@ struct Plan {
     recipe.threads = dim3(threads_x, threads_y);
     at.channel_blocks = static_cast<int>(divide_up(at.channels, block_channels));
     const int64_t sharing = recipe.channels_last ? threads_y : limits.threads;
-    const int64_t wanted =
-        divide_up(int64_t{facts.multiprocessors} * limits.blocks_of_multiprocessor,
-                  at.channel_blocks * at.splits);
+    const int64_t wanted = divide_up(
+        int64_t{facts.multiprocessors} * limits.blocks_of_multiprocessor, at.channel_blocks);
     const int64_t worth = divide_up(at.units, sharing * limits.least_items);
     const int64_t chunks = std::clamp<int64_t>(std::min(wanted, worth), 1, limits.most_chunks);
     at.units_per_block = divide_up(at.units, chunks);

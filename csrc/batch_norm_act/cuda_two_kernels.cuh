@@ -7,6 +7,8 @@
 
 namespace ganfast {
 
+static_assert(most_block_threads <= most_warps * warp_threads, "block_sum has no more room");
+
 // Blocks that a multiprocessor is to hold, but for double backward's sums, which need registers.
 inline constexpr int resident_blocks = 2;
 // Units a thread reads for a guess of the mean that its block's sums are taken about. The guess is

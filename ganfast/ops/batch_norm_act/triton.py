@@ -81,7 +81,8 @@ def _call(
         "P": P,
         "ACTIVATION": activation,
         "ACT_NORM": order == "act_norm" and activation is not None,
-        "INDEX": tl.int32 if elements < 2**31 else tl.int64,
+        # Parts and tiles may end beyond the last value, by as many values again.
+        "INDEX": tl.int32 if elements < 2**30 else tl.int64,
         "BLOCK_M": chosen.block_m,
         "BLOCK_C": chosen.block_c,
         "num_warps": chosen.warps,

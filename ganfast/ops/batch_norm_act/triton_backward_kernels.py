@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from ganfast.ops.batch_norm_act.triton_kernels import (
+    SIZES,
     activate,
     affine,
     channels,
@@ -70,18 +71,19 @@ def backward_tile(
     return du
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_on_chip(
     dy, x, stats, dx, dweight, dbias, N, C, splits, slope: tl.float64, TRAINING: tl.constexpr,
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: all gradients of BLOCK_C channels; x and dy are read once, chunk after chunk."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     m = tl.arange(0, BLOCK_M).to(INDEX)
     exists = (m < N * P)[:, None] & (c < C)[None, :]
-    M, chunk_size = scalar(N * P, ACC), scalar(N, INDEX) * P * C
+    M, chunk_size = scalar(N * P, ACC), N * P * C
     slope = scalar(slope, ACC)
     of_weight = tl.zeros((BLOCK_C,), tl.float64)
     of_bias = tl.zeros((BLOCK_C,), tl.float64)
@@ -104,17 +106,18 @@ def backward_on_chip(
         tl.store(dbias + c, of_bias, mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_partial(
     dy, x, stats, partial, N, C, splits, parts, tiles, slope: tl.float64,
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: sums of g and g * d of BLOCK_C channels in one part of a chunk."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     block, split, part = tl.program_id(0) // splits, tl.program_id(0) % splits, tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
-    base = split * (scalar(N, INDEX) * P * C)
+    base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
     slope = scalar(slope, ACC)
     mean, rstd, scale, shift = load_stats(stats, split, c, C)
@@ -142,7 +145,7 @@ def summed(partial, split, row, c, C, parts, ROWS: tl.constexpr, BLOCK_S: tl.con
     return tl.sum(load(partial, at, exists, tl.float64), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_apply(
     dy, x, stats, dx, dweight, dbias, partial, N, C, splits, parts, tiles, slope: tl.float64,
     TRAINING: tl.constexpr,
@@ -150,6 +153,7 @@ def backward_apply(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: dx of BLOCK_C channels in one part of a chunk; backwards, what was read last."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     block, split = program // splits, program % splits
@@ -172,7 +176,7 @@ def backward_apply(
         if TRAINING:
             sum_g = summed(partial, split, 0, c, C, parts, 2, BLOCK_S).to(ACC)
             sum_gd = summed(partial, split, 1, c, C, parts, 2, BLOCK_S).to(ACC)
-        base = split * (scalar(N, INDEX) * P * C)
+        base = split * N * P * C
         first = part.to(INDEX) * tiles * BLOCK_M
         M = scalar(N * P, ACC)
         slope = scalar(slope, ACC)

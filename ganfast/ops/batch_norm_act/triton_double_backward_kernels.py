@@ -14,6 +14,7 @@ from ganfast.ops.batch_norm_act.triton_backward_kernels import (
     total,
 )
 from ganfast.ops.batch_norm_act.triton_kernels import (
+    SIZES,
     affine,
     channels,
     gate,
@@ -89,7 +90,7 @@ def store_tile(
     tl.store(d_x + at, d_u, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def double_backward_on_chip(
     ddx, ddweight, ddbias, dy, x, stats, d_dy, d_x, d_weight, N, C, splits, slope: tl.float64,
     TRAINING: tl.constexpr,
@@ -97,11 +98,12 @@ def double_backward_on_chip(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: all results of BLOCK_C channels; each input is read once, chunk after chunk."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     m = tl.arange(0, BLOCK_M).to(INDEX)
     exists = (m < N * P)[:, None] & (c < C)[None, :]
-    M, chunk_size = scalar(N * P, tl.float64), scalar(N, INDEX) * P * C
+    M, chunk_size = scalar(N * P, tl.float64), N * P * C
     slope = scalar(slope, ACC)
     of_weight = tl.zeros((BLOCK_C,), tl.float64)
     for split in range(splits):
@@ -122,17 +124,18 @@ def double_backward_on_chip(
     tl.store(d_weight + c, of_weight, mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def double_backward_partial(
     ddx, dy, x, stats, partial, N, C, splits, parts, tiles, slope: tl.float64,
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: the five sums of BLOCK_C channels in one part of a chunk."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     block, split, part = tl.program_id(0) // splits, tl.program_id(0) % splits, tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
-    base = split * (scalar(N, INDEX) * P * C)
+    base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
     slope = scalar(slope, ACC)
     mean, rstd, scale, shift = load_stats(stats, split, c, C)
@@ -177,7 +180,7 @@ def factors_of(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def double_backward_apply(
     ddx, ddweight, ddbias, dy, x, stats, d_dy, d_x, d_weight, partial,
     N, C, splits, parts, tiles, slope: tl.float64, TRAINING: tl.constexpr,
@@ -185,6 +188,7 @@ def double_backward_apply(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: gradients of dy and x of BLOCK_C channels in one part of a chunk; backwards."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     block, split, part = program // splits, program % splits, parts - 1 - tl.program_id(1)
@@ -204,7 +208,7 @@ def double_backward_apply(
     share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
         partial, split, ddweight, ddbias, rstd, scale, c, C, parts, M, TRAINING, BLOCK_S
     )
-    base = split * (scalar(N, INDEX) * P * C)
+    base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
     for i in range(tiles):
         m = first + (tiles - 1 - i) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -2,7 +2,8 @@
 
 A chunk of the batch has N images of P positions and C channels, and M = N * P values per channel.
 Its value m of channel c lies at ``(m // P) * P * C + c * P + m % P``; where channels are last, or
-there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C).
+there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C); they make
+an INDEX of N first, since M may be 2^31 and more.
 
 Arithmetic on tiles is in ACC, the dtype of ``stats``: float32, or float64 for float64. What there
 is one of per channel is computed in double, as on the CPU.
@@ -12,6 +13,9 @@ import triton
 import triton.language as tl
 
 from ganfast.ops.triton_math import scalar
+
+SIZES = ["N", "parts", "tiles"]
+"""Arguments that follow from the batch: the last, smaller one of an epoch takes the same code."""
 
 
 @triton.jit
@@ -136,7 +140,7 @@ def follow(running, batch, c, C, step):
         tl.store(running + c, new.to(running.dtype.element_ty), mask=c < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def train_on_chip(
     x, y, weight, bias, running_mean, running_var, num_batches_tracked, stats,
     N, C, splits, momentum: tl.float64, eps: tl.float64, slope: tl.float64,
@@ -144,12 +148,13 @@ def train_on_chip(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: all values of BLOCK_C channels, read once, chunk after chunk of the batch."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     m = tl.arange(0, BLOCK_M).to(INDEX)
     exists = (m < N * P)[:, None] & (c < C)[None, :]
     at = offsets(m, c, C, P)
-    M, chunk_size = scalar(N * P, tl.float64), scalar(N, INDEX) * P * C
+    M, chunk_size = scalar(N * P, tl.float64), N * P * C
     slope = scalar(slope, ACC)
     for split in range(splits):
         x_tile = load(x, split * chunk_size + at, exists, ACC)
@@ -166,7 +171,7 @@ def train_on_chip(
             tl.store(num_batches_tracked, tl.load(num_batches_tracked) + splits)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def train_partial(
     x, num_batches_tracked, partial, N, C, splits, parts, tiles, slope: tl.float64,
     ACC: tl.constexpr,
@@ -178,11 +183,12 @@ def train_partial(
     Each lane sums about the first tile's mean. If that lies far from the others', it adds to the
     part's variance too: cancellation loses a factor of at most the number of tiles.
     """
+    N = scalar(N, INDEX)
     block, split, part = tl.program_id(0) // splits, tl.program_id(0) % splits, tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
-    base = split * (scalar(N, INDEX) * P * C)
+    base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
-    M = scalar(N, INDEX) * P
+    M = N * P
     slope = scalar(slope, ACC)
     exists = (first + tl.arange(0, BLOCK_M) < M)[:, None] & (c < C)[None, :]
     u = load(x, base + offsets(first + tl.arange(0, BLOCK_M), c, C, P), exists, ACC)
@@ -230,7 +236,7 @@ def merged(
     return mean, tl.sum(squares + d * d * weights, axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def train_apply(
     x, y, weight, bias, running_mean, running_var, num_batches_tracked, stats, partial,
     N, C, splits, parts, tiles, momentum: tl.float64, eps: tl.float64, slope: tl.float64,
@@ -239,11 +245,12 @@ def train_apply(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """One program: y of BLOCK_C channels in one part of a chunk; backwards, what was read last."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     block, split, part = program // splits, program % splits, parts - 1 - tl.program_id(1)
     c = channels(block, BLOCK_C, INDEX)
-    M = scalar(N, INDEX) * P
+    M = N * P
     mean, squares = merged(partial, split, c, C, M, parts, tiles, BLOCK_M, BLOCK_S)
     var = squares / scalar(M, tl.float64)
     rounded, rstd, scale, shift = normalisation(mean, var, weight, bias, c, C, eps, ACC)
@@ -273,7 +280,7 @@ def normalise_part(
 ):  # fmt: skip
     """Write y of channels c in one part of a chunk, last tile first."""
     ACC: tl.constexpr = scale.dtype
-    base = split * (scalar(N, INDEX) * P * C)
+    base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
     slope = scalar(slope, ACC)
     for i in range(tiles):
@@ -285,7 +292,7 @@ def normalise_part(
         tl.store(y + at, y_tile, mask=exists, eviction_policy="evict_first")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def evaluate(
     x, y, weight, bias, running_mean, running_var, stats, N, C, tiles,
     eps: tl.float64, slope: tl.float64,
@@ -293,6 +300,7 @@ def evaluate(
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """One program: y of BLOCK_C channels in one part of the batch, from running statistics."""
+    N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     c = channels(tl.program_id(0), BLOCK_C, INDEX)
     mean = load_vector(running_mean, c, C, tl.float64, 0.0)
