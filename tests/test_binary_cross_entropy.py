@@ -65,8 +65,9 @@ def bounds(form, x, target, dy, *, weight=None, pos_weight=None, reduction="mean
 def check(form, x, target, **options):
     """Compare the loss and its gradients with torch's, by the rule."""
     ours_of, torchs_of = FORMS[form]
-    dy = torch.randn(x.shape if options.get("reduction") == "none" else ()).to(x)
     is_number = not isinstance(target, torch.Tensor)
+    dy = torch.randn(x.shape if options.get("reduction") == "none" else ()).to(x)
+    dy = dy if is_number else dy.to(target.dtype).to(x)  # the loss has the target's dtype
     torchs_target = torch.full_like(x, target) if is_number else target
     exact_target = torch.full_like(x, target, dtype=torch.float64) if is_number else target.double()
     wide = {n: o.double() if isinstance(o, torch.Tensor) else o for n, o in options.items()}

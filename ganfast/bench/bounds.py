@@ -104,24 +104,28 @@ class NormBounds:
         self.scale, self.shift, self.mean = scale.abs(), shift.abs(), mean.abs()
         self.z = d * scale + shift
 
-        rounded = (xs < 0) & self.activation.takes_slope & (self.order == "act_norm")
-        u_error = self.eps * u.abs() * rounded + 2 * REFERENCE_EPS * (u.abs() + self.mean)
+        u_error = 2 * REFERENCE_EPS * (u.abs() + self.mean)
+        if self.order == "act_norm" and self.activation.takes_slope:
+            u_error = u_error + torch.where(xs < 0, self.eps * u.abs(), 0.0)
+        zero = torch.zeros_like(mean)
         self.d = d.abs() + (self.eps * self.mean if of_batch else 0.0)
-        self.var_size = _mean(self.d.square()) if of_batch else torch.zeros_like(mean)
-        std = self.var_size.sqrt()
-        self.mean_error = self.unit * std + (_mean(u_error) if of_batch else 0.0)
-        self.var_error = self.unit * self.var_size + 2 * _mean(self.d * u_error) * of_batch
+        self.var_size = _mean(self.d.square()) if of_batch else zero
+        std, u_mean_error = self.var_size.sqrt(), _mean(u_error) if of_batch else zero
+        of_var = 2 * _mean(self.d * u_error) if of_batch else zero
+        self.mean_error = self.unit * std + u_mean_error
         self.stored_mean_error = self.mean_error + (self.eps * self.mean if of_batch else 0.0)
-        of_rstd = self.rstd.square() * (self.var_error - self.unit * self.var_size) / 2
+        self.var_error = self.unit * self.var_size + of_var
+        of_rstd = self.rstd.square() * of_var / 2
         self.rstd_error = self.rstd * (self.unit + of_rstd)
         self.z_error = (
             self.unit * (self.scale * (self.d + std) + self.shift)
-            + self.scale * (u_error + _mean(u_error) * of_batch + self.d * of_rstd)
+            + self.scale * (u_error + u_mean_error + self.d * of_rstd)
             + self.tiny * (1 + self.d)  # scale may be subnormal
         )
         self.h = self.d * self.rstd
         self.h_error = self.rstd * (self.stored_mean_error + u_error)
-        self.near_kink = (self.z.abs() <= self.z_error) & (self.order == "norm_act")
+        near_zero = (self.z.abs() <= self.z_error) & self.z.isfinite()
+        self.near_kink = near_zero & (self.order == "norm_act")
         self.jump = abs(1 - self.slope_below) * self.near_kink
 
     def y(self) -> Tensor:
@@ -129,7 +133,7 @@ class NormBounds:
         error = self.z_error
         if self.order == "norm_act":
             y = self.activation.apply(self.z, self.slope).abs()
-            error = error * self._largest_slope_of_z() + self.eps * y
+            error = _gated(error, self._largest_slope_of_z()) + self.eps * y
         return self._restored(error)
 
     def stats(self) -> Tensor:
@@ -171,9 +175,11 @@ class NormBounds:
             return self.scale * (g + _mean(g) + h * _mean(g * h) if self.training else g)
 
         exact, errors = (g, self.h), (g_error, self.h_error)
-        of_dx = self._bound(dx, exact, errors) + self.tiny * (1 + g + self.d)
+        of_dx = self._bound(dx, exact, errors) + self.tiny * (1 + g)
+        if self.training:
+            of_dx = of_dx + self.tiny * self.d
         return (
-            self._restored(of_dx * self.slope_of_x),
+            self._restored(_gated(of_dx, self.slope_of_x)),
             self._bound(lambda g, h: (g * h).sum((0, 2)), exact, errors),
             self._bound(lambda g, h: g.sum((0, 2)), exact, errors),
         )
@@ -189,7 +195,7 @@ class NormBounds:
         """Bound d_dy, d_x and d_weight; ``ddx_error`` is an error that ddx comes with."""
         g, g_error = self._gradient(dy)
         v, v_error = (
-            torch.zeros_like(g) if t is None else self._chunks(t).abs() * self.slope_of_x
+            torch.zeros_like(g) if t is None else _gated(self._chunks(t).abs(), self.slope_of_x)
             for t in (ddx, ddx_error)
         )
         p, q = (_column(t, g).abs() for t in (ddweight, ddbias))
@@ -217,10 +223,11 @@ class NormBounds:
         underflow = self.tiny * (1 + g + v + self.d)
         of_d_g = self._bound(d_g, exact, errors) + underflow
         if self.order == "norm_act":
-            of_d_g = of_d_g * self._largest_slope_of_z() + self.jump * d_g(*exact)
+            of_d_g = _gated(of_d_g, self._largest_slope_of_z())
+            of_d_g = of_d_g + _gated(d_g(*exact), self.jump)
         return (
             self._restored(of_d_g),
-            self._restored((self._bound(d_u, exact, errors) + underflow) * self.slope_of_x),
+            self._restored(_gated(self._bound(d_u, exact, errors) + underflow, self.slope_of_x)),
             self._bound(d_weight, exact, errors),
         )
 
@@ -294,6 +301,11 @@ def _of_layer(layer: Any, x: Tensor) -> NormBounds:
     form = layer.activation, layer.negative_slope, layer.order
     options = {"eps": layer.eps, "running": running}
     return NormBounds(x, layer.weight, layer.bias, form, splits=layer.splits, **options)
+
+
+def _gated(t: Tensor, slope: Tensor) -> Tensor:
+    """Multiply by an activation's slope; a slope of 0 takes infinity and NaN away too."""
+    return torch.where(slope == 0, 0.0, t * slope)
 
 
 def _mean(t: Tensor) -> Tensor:

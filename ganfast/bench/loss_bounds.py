@@ -107,7 +107,7 @@ def cross_entropy_second_bounds(
     w, _ = _weights(weight, None, u)
     if from_logits:
         s = u.sigmoid()
-        return rounding(x.dtype) * w * s * (1 - s), rounding(x.dtype) * w
+        return rounding(x.dtype) * w * s * (1 + s), rounding(x.dtype) * w  # 1 - s of a rounded s
     denominator = (u * (1 - u)).clamp_min(SMALLEST_DENOMINATOR)
     size = 1 / denominator + (u - t).abs() * (1 + 2 * u) / denominator.square()
     return rounding(x.dtype) * w * size, rounding(x.dtype) * w / denominator
@@ -138,7 +138,7 @@ def gan_slope_bound(kind: str, dloss: Tensor | float, x: Tensor, label: float) -
     if kind == "squared":
         bound = rounding(x.dtype) * 2 * (u - label).abs() + 2 * t_error
     else:
-        bound = rounding(x.dtype) * t + t_error
+        bound = rounding(x.dtype) * t
     return bound * abs(float(dloss)) / max(1, x.numel())
 
 
@@ -152,10 +152,10 @@ def _gan_loss_bound(kind: str, x: Tensor, label: float) -> tuple[Tensor, Tensor]
     if kind == "squared":
         size = (u - t).square()
         return unit * size + 2 * t_error * (u - t).abs(), size
-    size = (t * u).abs()
-    if kind == "hinge":  # terms that are far enough below 0 are cut off
-        size = (1 + size) * (1 - t * u > -unit * (1 + size))
-    return unit * size + t_error * u.abs(), size
+    size = (t * u).abs()  # with labels of 1 and -1, which are exact
+    if kind == "hinge":
+        size = torch.where(1 - t * u < 0, 0.0, 1 + size)
+    return unit * size, size
 
 
 def _operands(x: Tensor, target: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
