@@ -13,12 +13,19 @@ from drawn import (
     draw_shape,
     draw_tensor,
     fuzz,
-    largest,
     st,
 )
 
 from ganfast import functional
 from ganfast.activation import ACTIVATIONS
+from ganfast.bench.bounds import NormBounds
+from ganfast.bench.loss_bounds import (
+    cross_entropy_bound,
+    cross_entropy_slope_bound,
+    cross_entropy_target_bound,
+    gan_loss_bounds,
+    gan_slope_bound,
+)
 from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
 from ganfast.ops.batch_norm_act import eager as eager_norm
 from ganfast.ops.binary_cross_entropy import eager as eager_bce
@@ -36,7 +43,6 @@ class Norm:
         if training and math.prod(self.shape) == self.shape[1]:  # torch refuses a single value
             self.shape[0] = 2
         self.shape[0] *= self.splits
-        self.values = math.prod(self.shape) // max(1, self.splits * self.shape[1])
         self.eps = draw(st.sampled_from([1e-5, 1e-3, 0.8]))
         self.activation = draw(st.sampled_from(list(ACTIVATIONS)))
         self.slope = draw(st.sampled_from([0.2, 0.0, 1.0, 1.5, -0.5]))
@@ -73,24 +79,11 @@ class Norm:
         )
         return stats
 
-    def largest_u(self):
-        """Return the largest value that is normalised."""
-        slope = abs(self.slope) if self.order == "act_norm" else 1.0
-        return largest(self.x.double()) * max(1.0, slope)
-
-    def sizes_of_forward(self, stats):
-        """Return the sizes of the terms of y and of the rows of stats, all values of one size."""
-        mean, rstd, scale, shift = (largest(row) for row in stats.unbind(1))
-        u = self.largest_u()
-        return scale * (u + mean) + shift, max(u, rstd, scale * u + shift)
-
-    def chunks(self, t):
-        """Return t in float64, of shape (splits, C, values of a channel)."""
-        images = self.shape[0] // self.splits
-        if t.numel() == 0:
-            return torch.zeros(self.splits, self.shape[1], 1, dtype=torch.float64)
-        t = t.double().contiguous().reshape(self.splits, images, *self.shape[1:])
-        return t.movedim(2, 1).flatten(2)
+    def bounds(self, **options):
+        """Return the bounds of the op's results."""
+        return NormBounds(
+            self.x, self.weight, self.bias, self.form, eps=self.eps, splits=self.splits, **options
+        )
 
 
 @fuzz
@@ -102,15 +95,13 @@ def test_train(backend, draw):
     momentum = draw(st.sampled_from([0.1, 0.0, 1.0] + ([] if count is None else [None])))
     buffers = [mean, var, None if count is None else torch.tensor(count)]
 
-    def operands(exact):
-        sizes = [case.largest_u(), 2 * case.largest_u() ** 2, 0.0]
-        of_buffers = [size for size, b in zip(sizes, buffers, strict=True) if b is not None]
-        return [*case.sizes_of_forward(exact[1]), *of_buffers]
-
+    bounds = case.bounds()
+    of_buffers = bounds.running(mean, var, momentum, count or 0)
+    of_buffers = [b for b in (*of_buffers, None if count is None else 0.0) if b is not None]
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
         [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.form, case.splits],
-        operands, written=(3, 4, 5), added_up=case.values,
+        [bounds.y(), bounds.stats(), *of_buffers], written=(3, 4, 5),
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
 
@@ -120,31 +111,13 @@ def test_evaluate(backend, draw):
     case = Norm(draw, training=False)
     mean = case.vector(torch.randn(case.shape[1]), optional=False)
     var = case.vector(torch.rand(case.shape[1]) + 0.1, optional=False)
+    bounds = case.bounds(running=(mean, var))
     y, _ = check(
         backend, batch_norm_act.evaluate, eager_norm.evaluate,
         [case.x, case.weight, case.bias, mean, var, case.eps, *case.form],
-        lambda exact: case.sizes_of_forward(exact[1]),
+        [bounds.y(), bounds.stats()],
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
-
-
-class Terms:
-    """Sizes of the terms of the gradients: each channel's h, g, v and their means."""
-
-    def __init__(self, case, stats, dy, ddx=None):
-        mean, rstd, scale, _ = (row.double().unsqueeze(-1) for row in stats.unbind(1))
-        steepest = max(1.0, abs(case.slope))
-        u = case.chunks(case.x)
-        if case.order == "act_norm":
-            u = ACTIVATIONS[case.activation].apply(u, case.slope)
-        self.h, self.rstd, self.scale = ((u - mean) * rstd).abs(), rstd.abs(), scale.abs()
-        self.g = case.chunks(dy).abs() * steepest
-        self.v = None if ddx is None else case.chunks(ddx).abs() * steepest
-        self.steepest = steepest
-
-
-def _mean(t):
-    return t.mean(-1, keepdim=True)
 
 
 @fuzz
@@ -153,16 +126,11 @@ def test_backward(backend, draw):
     case = Norm(draw, training=training)
     dy, stats = case.gradient(), case.stats(training)
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True), (False, False)]))
-
-    def operands(exact):
-        t = Terms(case, stats, dy)
-        dx = t.scale * (t.g + _mean(t.g) + t.h * _mean(t.g * t.h)) * t.steepest
-        return largest(dx), largest((t.g * t.h).sum((0, 2))), largest(t.g.sum((0, 2)))
-
+    bounds = case.bounds(stats=stats, training=training).backward(dy)
     dx, *_ = check(
         backend, batch_norm_act.backward, eager_norm.backward,
         [dy, case.x, case.weight, stats, case.eps, training, *case.form, *needed],
-        operands, added_up=case.values * case.splits,
+        bounds,
     )  # fmt: skip
     if needed[0]:
         assert_laid_out_like(case.x, dx)
@@ -192,22 +160,12 @@ def test_double_backward(backend, draw):
     dy, stats = case.gradient(), case.stats(training)
     ddx = case.gradient() if draw(st.booleans()) else None
     ddweight, ddbias = (case.vector(torch.randn(case.shape[1])) for _ in range(2))
-
-    def operands(exact):
-        t = Terms(case, stats, dy, torch.zeros_like(dy) if ddx is None else ddx)
-        p, q = (0.0 if v is None else largest(v) for v in (ddweight, ddbias))
-        vh, gh = _mean(t.v * t.h), _mean(t.g * t.h)
-        s = _mean(t.v * t.g) + _mean(t.v) * _mean(t.g) + vh * gh
-        d_dy = t.scale * (t.v + _mean(t.v) + t.h * vh) + p * t.h + q
-        e = p * t.g + t.scale * (t.v * gh + t.g * vh)
-        d_x = t.rstd * (e + _mean(e) + t.h * (_mean(e * t.h) + t.scale * s))
-        d_weight = (t.rstd * s * t.h.shape[2]).sum(0)
-        return largest(d_dy) * t.steepest, largest(d_x) * t.steepest, largest(d_weight)
-
+    bounds = case.bounds(stats=stats, training=training)
+    bounds = bounds.double_backward(ddx, ddweight, ddbias, dy)
     d_dy, d_x, _ = check(
         backend, batch_norm_act.double_backward, eager_norm.double_backward,
         [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.form],
-        operands, added_up=case.values * case.splits,
+        bounds,
     )  # fmt: skip
     assert_laid_out_like(case.x, d_dy, d_x)
 
@@ -236,43 +194,24 @@ def test_binary_cross_entropy(backend, draw):
     if reduction == "none":
         dy = draw_tensor(draw, torch.randn(shape), dtype, expand=True)
 
-    u = x.double()
-    t = torch.full_like(u, label) if target is None else target.double()
-    w, p = (1.0 if v is None else v.double() for v in (weight, pos_weight))
-    if from_logits:
-        terms, slope = w * (1 + p) * (1 + u.abs()), w * (1 + p)
-    else:
-        terms = w * (1 + t * u.log().abs().clamp_max(100) + (-u).log1p().abs().clamp_max(100))
-        slope = w * (u + t) / (u * (1 - u)).clamp_min(1e-12)
-    y = {"none": largest(terms), "mean": largest(terms), "sum": terms.sum().item()}[reduction]
-    n = max(1, x.numel()) if reduction == "mean" else 1
-
     arguments = [x, target, 0.0 if label is None else label, weight, pos_weight]
-    mode = (from_logits, reduction)
+    weights, mode = (weight, pos_weight), (from_logits, reduction)
+    options = dict(zip(("from_logits", "reduction"), mode, strict=True))
+    values = label if target is None else target
     op, eager = binary_cross_entropy, eager_bce
-    (loss,) = check(
-        backend, op.forward, eager.forward, [*arguments, *mode], lambda exact: [y],
-        added_up=1 if reduction == "none" else x.numel(),
-    )  # fmt: skip
-    size = largest(slope * dy.double()) / n
+    bounds = [cross_entropy_bound(x, values, *weights, **options)]
+    (loss,) = check(backend, op.forward, eager.forward, [*arguments, *mode], bounds)
     arguments = [dy, *arguments, *mode]
-    (dx,) = check(backend, op.backward, eager.backward, arguments, lambda exact: [size])
+    bounds = [cross_entropy_slope_bound(dy, x, values, *weights, **options)]
+    (dx,) = check(backend, op.backward, eager.backward, arguments, bounds)
     assert_laid_out_like(x, dx, *([loss] if reduction == "none" else []))
     if target is not None:  # eager on every backend
         del arguments[3]  # label
-        check(backend, op.target_backward, eager.target_backward, arguments, lambda exact: [0.0])
+        bounds = [cross_entropy_target_bound(dy, x, *weights, **options)]
+        check(backend, op.target_backward, eager.target_backward, arguments, bounds)
 
 
 KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
-
-
-def terms_of(kind, u):
-    """Return the sizes of the terms of each score's loss, of its slope and of the score."""
-    if kind == "probabilities":
-        ends = u.log().abs().clamp_max(100) + (-u).log1p().abs().clamp_max(100)
-        return 1 + ends, (u + 1) / (u * (1 - u)).clamp_min(1e-12), u
-    terms = 1 + u.abs()
-    return (terms**2 if kind == "squared" else terms), 2 * terms, terms
 
 
 @fuzz
@@ -292,22 +231,18 @@ def test_gan_loss(backend, draw):
     wide = torch.promote_types(dtype, torch.float32)
     dloss = torch.tensor(draw(st.sampled_from([1.75, -0.5])), dtype=wide)
 
-    given = [real] if fake is None else [real, fake]
-    losses, slopes, scores = zip(*(terms_of(kind, x.double()) for x in given), strict=True)
-    score = max(map(largest, scores))
-    sizes = [sum(map(largest, losses)), score, score]
+    halves = real.chunk(2) if form == "splits" else [real] if fake is None else [real, fake]
+    labelled = list(zip(halves, labels, strict=False))
+    bounds = [*gan_loss_bounds(kind, *labelled), 0.0][:3]
     arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
-    check(
-        backend, gan_loss.forward, eager_gan.forward, arguments, lambda exact: sizes,
-        added_up=sum(x.numel() for x in given),
-    )  # fmt: skip
+    check(backend, gan_loss.forward, eager_gan.forward, arguments, bounds)
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
-    # Twice for the means of two halves, twice for dloss.
-    sizes = [4 * largest(slope) / max(1, slope.numel()) for slope in slopes]
+    bounds = [gan_slope_bound(kind, dloss, *pair) for pair in labelled]
+    bounds = [torch.cat(bounds), 0.0] if form == "splits" else [*bounds, 0.0][:2]
     gradients = check(
-        backend, gan_loss.backward, eager_gan.backward, [dloss, *arguments, *needed],
-        lambda exact: [*sizes, 0.0][:2],
-    )  # fmt: skip
+        backend, gan_loss.backward, eager_gan.backward, [dloss, *arguments, *needed], bounds
+    )
+    given = [real] if fake is None else [real, fake]
     for x, dx, wanted in zip(given, gradients, needed, strict=False):
         if wanted:
             assert_laid_out_like(x, dx)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import assert_as_exact_as_torch
+from oracle import assert_within
 from torch.nn import functional as F
 
+from ganfast.bench.loss_bounds import gan_loss_bounds, gan_slope_bound
 from ganfast.functional import gan_discriminator_loss, gan_generator_loss
 from ganfast.nn import GANLoss
 
@@ -71,7 +72,7 @@ def run(function, *inputs, dloss=1.75):
     return results | {f"d{i}": g for i, g in enumerate(gradients)}
 
 
-def check(ours, script, *inputs, operands=None):
+def check(ours, script, *inputs, bounds):
     """Compare a loss, its scores and gradients with a script's, by the rule.
 
     Half scores are widened for the script, as the loss is computed and returned in float32.
@@ -81,34 +82,36 @@ def check(ours, script, *inputs, operands=None):
     torchs = run(lambda *xs: script(*(x.to(wide) for x in xs)), *inputs)
     exact = run(script, *(x.double() for x in inputs))
     assert results.keys() == torchs.keys()
-    for name, value in results.items():
-        # Of few values torch's error may be nothing by chance, and terms of this size cancel: in a
-        # mean those of all its scores, in a gradient a score and a label.
-        terms = 0.0
-        if name in ("loss", "real_score", "fake_score"):
-            means = [x[x.isfinite()].double().abs().mean().item() for x in inputs if x.numel()]
-            terms = max([1.0, *means]) if operands is None else operands
-        elif 0 < value.numel() < 100 and value.dtype in (torch.float32, torch.float64):
-            x = inputs[int(name[1:])]
-            terms = 2 * max(1.0, x[x.isfinite()].abs().max().item()) / value.numel()
-        assert_as_exact_as_torch(value, torchs[name], exact[name], name, operands=terms)
+    for (name, value), bound in zip(results.items(), bounds, strict=True):
+        assert_within(bound, value, torchs[name], exact[name], name)
     return results
 
 
+def bounds_of(form, *scores, real_label=1.0, fake_label=0.0, dloss=1.75):
+    """Return the bounds of loss, scores, and gradients of each tensor of scores."""
+    if form in ("hinge", "linear"):
+        fake_label = -1.0
+    labelled = list(zip(scores, (real_label, fake_label), strict=False))
+    gradients = [gan_slope_bound(form, dloss, x, label) for x, label in labelled]
+    return gan_loss_bounds(form, *labelled), gradients
+
+
 def check_discriminator(form, real, fake, **labels):
+    losses, gradients = bounds_of(form, real, fake, **labels)
     return check(
         lambda r, f: gan_discriminator_loss(r, f, **KINDS[form], **labels),
         lambda r, f: script_discriminator(r, f, form, **labels),
-        real, fake,
+        real, fake, bounds=[*losses, *gradients],
     )  # fmt: skip
 
 
 def check_generator(form, fake, **label):
+    (loss, _), gradients = bounds_of("linear" if form == "hinge" else form, fake, **label)
     return check(
         lambda f: (gan_generator_loss(f, **KINDS[form], **label),),
         lambda f: (script_generator(f, form, **label),),
-        fake,
-    )
+        fake, bounds=[loss, *gradients],
+    )  # fmt: skip
 
 
 @by_kind
@@ -161,11 +164,12 @@ def test_any_layout(backend, device, form, layout):
 
 
 def check_split(form, both, **labels):
+    losses, gradients = bounds_of(form, *both.chunk(2), **labels)
     return check(
         lambda x: gan_discriminator_loss(x, splits=2, **KINDS[form], **labels),
         lambda x: script_discriminator(*x.chunk(2), form, **labels),
-        both,
-    )
+        both, bounds=[*losses, torch.cat(gradients)],
+    )  # fmt: skip
 
 
 @by_kind
@@ -232,11 +236,13 @@ def test_only_gradients_that_are_asked_for(backend, device, form):
 def test_loss_in_larger_expressions(backend, device, form):
     real, fake = scores(form, (41, 3), device), scores(form, (133,), device)
     for use in (lambda y: y * 3.0, lambda y: y.square() + 2 * y, lambda y: -y, lambda y: y * 0.0):
-        check(
-            lambda r, f, use=use: (use(gan_discriminator_loss(r, f, **KINDS[form])[0]),),
-            lambda r, f, use=use: (use(script_discriminator(r, f, form)[0]),),
-            real, fake, operands=30.0,
-        )  # fmt: skip
+        inputs = [leaf(x) for x in (real, fake)]
+        loss = gan_discriminator_loss(*inputs, **KINDS[form])[0]
+        gradients = torch.autograd.grad(use(loss), inputs, retain_graph=True)
+        alone = leaf(loss)
+        (dloss,) = torch.autograd.grad(use(alone), alone)
+        for dx, expected in zip(gradients, torch.autograd.grad(loss, inputs, dloss), strict=True):
+            assert torch.equal(dx, expected)
     x = leaf(real)
     loss = gan_discriminator_loss(x, fake, **KINDS[form])[0]
     loss.backward(retain_graph=True)
@@ -255,7 +261,9 @@ def test_the_tutorials_logarithms(backend, device, real_label):
 
     real, fake = (scores("probabilities", (128, 1), device) for _ in range(2))
     criterion = GANLoss(from_logits=False)
-    results = check(criterion.discriminator, logarithms, real, fake)
+    losses, gradients = bounds_of("probabilities", real, fake)
+    bounds = [*losses, *gradients]
+    results = check(criterion.discriminator, logarithms, real, fake, bounds=bounds)
     assert results["loss"] > 0
 
 

@@ -275,12 +275,16 @@ def test_a_model_of_the_current_directory(tmp_path, monkeypatch):
 
 def test_the_rule():
     exact = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    right = exact.float()
-    assert judge("same", right, right, exact).passed
-    assert not judge("off", right * (1 + 1e-6), right, exact).passed
-    assert judge("off as torch is", right * (1 + 1e-6), right * (1 + 1e-6), exact).passed
+    right, wrong = exact.float(), exact.float() * (1 + 1e-6)
+    assert judge("same", right, right, exact, 0.0).passed
+    assert not judge("off", wrong, right, exact, 0.0).passed
+    assert not judge("off as torch is", wrong, wrong, exact, 0.0).passed
+    assert judge("as bounded", wrong, right, exact, torch.tensor([1e-6, 2e-6])).passed
+    assert not judge("by element", wrong, right, exact, torch.tensor([1.0, 0.0])).passed
+    assert not judge("no bound", wrong, right, exact, torch.tensor([torch.nan, 1.0])).passed
     nan = torch.tensor([float("nan"), 2.0])
-    assert judge("nan", nan, nan, nan.double()).passed
-    assert not judge("lost nan", right, nan, nan.double()).passed
+    assert judge("nan", nan, nan, nan.double(), 0.0).passed
+    assert not judge("lost nan", right, nan, nan.double(), 0.0).passed
+    assert not judge("new nan", nan, right, exact, 1.0).passed
     infinite = torch.tensor([float("inf"), 2.0])
-    assert not judge("sign", -infinite.abs(), infinite, infinite.double()).passed
+    assert not judge("sign", -infinite.abs(), infinite, infinite.double(), 0.0).passed

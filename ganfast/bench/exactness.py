@@ -1,50 +1,98 @@
 """The rule that every kernel is held to, and torch's own layers as its reference.
 
-The exact values are torch's in float64. Our error may be at most twice torch's own at the same
-dtype, plus one rounding; values that are not finite must be torch's.
+With ``exact`` torch's result in float64, every element of ours must satisfy::
+
+    |ours - exact| <= bound + eps_result * |exact| + smallest_subnormal
+
+``eps_result`` is that of the result's dtype: one rounding. ``bound`` is what rounding inside the
+arithmetic can do, derived from the operands alone: ``ROUNDINGS * eps * size``, where ``size`` is
+the sum of the absolute values of the terms that the formula adds up. ``bounds.py`` and
+``loss_bounds.py`` derive the sizes. torch's result at the same dtype allows nothing, so what is
+allowed is the same on every processor and for every version of torch. Values that are not finite
+must be torch's.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Verdict", "judge", "norm_of", "run", "twin", "worst_error"]
+__all__ = [
+    "ROUNDINGS",
+    "Verdict",
+    "judge",
+    "norm_of",
+    "rounding",
+    "run",
+    "twin",
+    "worst_error",
+]  # fmt: skip
+
+ROUNDINGS = 4
+"""Roundings of a term on its way into a result, in units of eps (twice the largest error of one).
+
+The longest chain is that of z: the rounding of u - mean, of the sum of squares behind rstd (whose
+relative error the square root halves), of var + eps, its inverse square root, the product with
+weight, and the fused multiply-add. Each is at most eps / 2, a sum in runs of 32 values one or two
+eps; together at most 4 eps of the term if all of them point the same way.
+"""
+
+
+def rounding(dtype: torch.dtype, summed: int = 1) -> float:
+    """Return the relative error of each term of a formula: ours, and the reference's.
+
+    Ours does not grow with the number of terms: sums have several accumulators. The reference adds
+    ``summed`` values one after another in float64: a random walk of that many roundings, each
+    uniform within eps / 2 of a partial sum, stays within ``sqrt(summed) / 2`` eps by three standard
+    deviations. Unless our arithmetic is in float64 too, that is nothing.
+
+    Args:
+        dtype: of the input; arithmetic is in float64 for float64, else in float32.
+        summed: number of values in the longest sum.
+    """
+    arithmetic = torch.promote_types(dtype, torch.float32)
+    reference = ROUNDINGS + math.sqrt(summed) / 2
+    ours = ROUNDINGS * torch.finfo(arithmetic).eps
+    return ours + reference * torch.finfo(torch.float64).eps
 
 
 class Verdict(NamedTuple):
-    """How one result compares: largest absolute errors, ours, torch's and what the rule allows.
+    """How one result compares.
 
-    ``unusual`` says whether values that are not finite are torch's.
+    Attributes:
+        what: its name, for people.
+        error: largest absolute error of ours.
+        torch_error: the same of torch's at the same dtype, for information.
+        share: the largest share that an element's error takes of what is allowed for it.
+        torch_share: the same of torch's, for information.
+        unusual: whether values that are not finite are torch's.
     """
 
     what: str
     error: float
     torch_error: float
-    allowed: float
+    share: float
+    torch_share: float
     unusual: bool
 
     @property
     def passed(self) -> bool:
         """Whether the rule holds."""
-        return self.unusual and self.error <= self.allowed
+        return self.unusual and self.share <= 1
 
     @property
     def closeness(self) -> float:
-        """Return the error as a share of what is allowed; infinite where other values are wrong."""
-        if not self.unusual:
-            return float("inf")
-        if self.allowed:
-            return self.error / self.allowed
-        return float("inf") if self.error else 0.0
+        """Return ``share``; infinite if values that are not finite are not torch's."""
+        return self.share if self.unusual else math.inf
 
     def describe(self) -> str:
         """Say how the rule is broken."""
         if not self.unusual:
             return f"{self.what}: values that are not finite differ from torch's"
-        return f"{self.what}: error {self.error:.2e}, allowed {self.allowed:.2e}"
+        return f"{self.what}: error {self.error:.2e}, {self.share:.3g} times what is allowed"
 
 
 def worst_error(value: Tensor, exact: Tensor) -> float:
@@ -54,37 +102,38 @@ def worst_error(value: Tensor, exact: Tensor) -> float:
     return difference.max().item() if difference.numel() else 0.0
 
 
-def judge(
-    what: str, ours: Tensor, torchs: Tensor, exact: Tensor, *, operands: float = 0.0
-) -> Verdict:
+def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor | float) -> Verdict:
     """Hold a result to the rule.
 
     Args:
         what: its name, for people.
         ours: the result.
-        torchs: torch's at the same dtype, of the same shape.
+        torchs: torch's at the same dtype and of the same shape: says which values are not finite.
         exact: torch's in float64.
-        operands: allows four roundings of numbers of that size: where there are only a handful of
-            values, torch's own error is often nothing by chance.
+        bound: of the error before the result is rounded to its dtype; broadcast to the result.
 
     Example::
 
         >>> third = torch.ones(1, dtype=torch.float64) / 3
-        >>> judge("a third", third.float(), third.float(), third).passed
+        >>> judge("a third", third.float(), third.float(), third, 0.0).passed
         True
     """
     usual = torchs.isfinite()
     same = torch.equal(ours.isnan(), torchs.isnan()) and torch.equal(
         ours[~usual & ~torchs.isnan()], torchs[~usual & ~torchs.isnan()]
     )
-    finite = exact[exact.isfinite()].abs()
-    largest = finite.max().item() if finite.numel() else 0.0
-    # For float64 the reference is no better than we are: some roundings are allowed instead.
-    roundings = 64 if ours.dtype == torch.float64 else 1
-    torch_error = worst_error(torchs, exact)
-    allowed = 2 * torch_error + roundings * torch.finfo(ours.dtype).eps * largest
-    allowed += 4 * torch.finfo(ours.dtype).eps * operands
-    return Verdict(what, worst_error(ours, exact), torch_error, allowed, same)
+    dtype = torch.finfo(ours.dtype)
+    allowed = bound + dtype.eps * exact.abs() + dtype.eps * dtype.smallest_normal
+    compared = usual & exact.isfinite()
+
+    def largest_share(value: Tensor) -> float:
+        shares = ((value.double() - exact).abs() / allowed)[compared]
+        return shares.nan_to_num(math.inf, math.inf).max().item() if shares.numel() else 0.0
+
+    return Verdict(
+        what, worst_error(ours, exact), worst_error(torchs, exact),
+        largest_share(ours), largest_share(torchs), same,
+    )  # fmt: skip
 
 
 def twin(layer: Any, dtype: torch.dtype | None = None) -> nn.Sequential:

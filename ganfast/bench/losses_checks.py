@@ -12,12 +12,16 @@ from torch.nn import functional as torch_functional
 
 from ganfast import functional
 from ganfast.bench.exactness import Verdict, judge
+from ganfast.bench.loss_bounds import (
+    cross_entropy_bound,
+    cross_entropy_slope_bound,
+    gan_loss_bounds,
+    gan_slope_bound,
+)
 from ganfast.bench.verify import CHECKS, Check
-from ganfast.functional.losses import GAN_LOSSES
+from ganfast.functional.losses import GAN_LOSSES, form_of
 
 Draw = Callable[..., Tensor]
-FEW = 4
-"""Of fewer scores, torch's own error is often nothing by chance."""
 
 LAYOUTS: dict[str, Callable[[Draw], Tensor]] = {
     "one score": lambda draw: draw(1),
@@ -117,9 +121,12 @@ def _compare(
         )
     ]
     torchs = _rounded(results[1], dtype, 0)
-    largest = x.abs().max().item() if x.numel() < FEW else 0.0
-    operands = {"y": largest, "dx": largest}
-    return _judge_all(results[0], torchs, results[2], ("y", "dx"), operands)
+    form: dict[str, Any] = {"from_logits": from_logits, "reduction": reduction}
+    bounds = {
+        "y": cross_entropy_bound(x, t, weight, **form),
+        "dx": cross_entropy_slope_bound(dy, x, t, weight, **form),
+    }
+    return _judge_all(results[0], torchs, results[2], bounds)
 
 
 def _compare_discriminator(
@@ -135,8 +142,7 @@ def _compare_discriminator(
         _run(ours, dy, real, fake),
         _rounded(_run(script, dy, real.to(wide), fake.to(wide)), dtype, 3),
         _run(script, dy.double(), real.double(), fake.double()),
-        ("loss", "real score", "fake score", "dreal", "dfake"),
-        _means_of(real, fake),
+        _gan_bounds(kind, 0, from_logits, dy, real, fake),
     )
 
 
@@ -152,15 +158,22 @@ def _compare_generator(
         _run(ours, dy, fake),
         _rounded(_run(script, dy, fake.to(wide)), dtype, 1),
         _run(script, dy.double(), fake.double()),
-        ("loss", "dfake"),
-        _means_of(fake),
+        _gan_bounds(kind, 1, from_logits, dy, fake),
     )
 
 
-def _means_of(*scores: Tensor) -> dict[str, float]:
-    """Return what means are of: torch's are at times exact by chance."""
-    size = max(x.double().abs().mean().item() for x in scores)
-    return dict.fromkeys(("loss", "real score", "fake score"), size)
+def _gan_bounds(
+    kind: str, network: int, from_logits: bool, dy: Tensor, *scores: Tensor
+) -> dict[str, Tensor]:
+    """Bound the results of ``_run`` by name: for a discriminator (0) or a generator (1)."""
+    form, *labels = form_of(kind, network, from_logits, 1.0, 0.0)
+    labelled = list(zip(scores, labels, strict=False))
+    loss, *means = gan_loss_bounds(form, *labelled)
+    gradients = [gan_slope_bound(form, dy, x, label) for x, label in labelled]
+    if network == 1:
+        return {"loss": loss, "dfake": gradients[0]}
+    names = ("loss", "real score", "fake score", "dreal", "dfake")
+    return dict(zip(names, (loss, *means, *gradients), strict=True))
 
 
 def _script(kind: str, from_logits: bool, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
@@ -213,11 +226,7 @@ def _judge_all(
     ours: tuple[Tensor, ...],
     torchs: tuple[Tensor, ...],
     exact: tuple[Tensor, ...],
-    names: tuple[str, ...],
-    operands: dict[str, float],
+    bounds: dict[str, Tensor],
 ) -> list[Verdict]:
-    rows = zip(names, ours, torchs, exact, strict=True)
-    return [
-        judge(name, *(t.contiguous() for t in row), operands=operands.get(name, 0.0))
-        for name, *row in rows
-    ]
+    rows = zip(bounds.items(), ours, torchs, exact, strict=True)
+    return [judge(name, a, b, reference, bound) for (name, bound), a, b, reference in rows]

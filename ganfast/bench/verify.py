@@ -39,7 +39,7 @@ class Row(NamedTuple):
     """The checks of one op, backend, dtype and layout.
 
     Attributes:
-        worst: the verdict that comes closest to what the rule allows, or goes furthest beyond.
+        worst: the verdict that comes closest to its bound, or goes furthest beyond.
         failures: one line for each result that breaks the rule, and each call that raised.
     """
 
@@ -62,7 +62,7 @@ class Row(NamedTuple):
         failures: list[str],
     ) -> Row:
         """Return the row of some verdicts and of what failed among them or before."""
-        nothing = Verdict("", 0.0, 0.0, 0.0, True)
+        nothing = Verdict("", 0.0, 0.0, 0.0, 0.0, True)
         worst = max(verdicts, key=lambda verdict: verdict.closeness, default=nothing)
         return cls(op, backend, dtype, layout, len(verdicts), worst, failures)
 

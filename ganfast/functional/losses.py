@@ -13,6 +13,7 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "check_gan_loss",
+    "form_of",
     "gan_discriminator_loss",
     "gan_generator_loss",
 ]
@@ -171,7 +172,7 @@ def gan_discriminator_loss(
         >>> loss
         tensor(1.3863)
     """
-    form, real_label, fake_label = _form(kind, 0, from_logits, real_label, fake_label)
+    form, real_label, fake_label = form_of(kind, 0, from_logits, real_label, fake_label)
     if splits == 2:
         if fake is not None:
             raise ValueError("with splits=2 real holds both kinds of scores: leave fake out")
@@ -209,7 +210,7 @@ def gan_generator_loss(
         >>> gan_generator_loss(torch.tensor([1.0, 3.0]), kind="hinge")
         tensor(-2.)
     """
-    form, real_label, _ = _form(kind, 1, from_logits, real_label, 0.0)
+    form, real_label, _ = form_of(kind, 1, from_logits, real_label, 0.0)
     loss: Tensor = _gan_loss.forward(fake, None, form, real_label, 0.0, 1)[0]
     return loss
 
@@ -279,10 +280,10 @@ def _check_label(label: float) -> float:
 
 def check_gan_loss(kind: str, real_label: float, fake_label: float) -> None:
     """Raise ValueError where ``kind`` is unknown or does not go with the labels."""
-    _form(kind, 0, True, real_label, fake_label)
+    form_of(kind, 0, True, real_label, fake_label)
 
 
-def _form(
+def form_of(
     kind: str, network: int, from_logits: bool, real_label: float, fake_label: float
 ) -> tuple[str, float, float]:
     """Return the op's form of a loss and its labels."""
