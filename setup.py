@@ -1,6 +1,7 @@
 """Build the C++/CUDA extension where this machine can; the rest of the package is pyproject.toml.
 
-GANFAST_BUILD: auto (what can be built), cpu, cuda (both parts, or an error), none.
+GANFAST_BUILD: auto (what can be built; the CUDA part only for a GPU that is there), cpu, cuda (both
+parts, or an error; for TORCH_CUDA_ARCH_LIST, or 9.0), none.
 """
 
 import copy
@@ -47,7 +48,6 @@ def extensions():
     for library in Path("ganfast").glob("_native*.so"):
         library.unlink()  # an old build would outlive a failed one
     why_none = "GANFAST_BUILD=none" if MODE == "none" else ""
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
     os.environ["CUDA_HOME"] = find_cuda_home()
     try:
         import torch
@@ -82,7 +82,13 @@ def extensions():
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
         found.append(CppExtension(CPU_PART, sources["cpp"], extra_compile_args=cxx, **common))
-    if MODE != "cpu" and torch.version.cuda is not None:
+    gpu = torch.cuda.is_available()
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        architecture = torch.cuda.get_device_capability() if gpu and MODE == "auto" else (9, 0)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*architecture)
+    if MODE == "auto" and not gpu:
+        record("no GPU is visible; GANFAST_BUILD=cuda builds it all the same", CUDA_PART)
+    elif MODE != "cpu" and torch.version.cuda is not None:
         if not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
