@@ -192,10 +192,9 @@ GANFAST_INLINE Vec<T> keep(Vec<T> v, int64_t begin, int64_t end) {
   using Index = typename Arithmetic<T>::Index;
   IndexVec index;
   for (int64_t i = 0; i < lanes<T>; ++i) index[i] = i;
-  return (index >= IndexVec{} + static_cast<Index>(begin)) &
-                 (index < IndexVec{} + static_cast<Index>(end))
-             ? v
-             : Vec<T>{};
+  const IndexVec inside = (index >= IndexVec{} + static_cast<Index>(begin)) &
+                          (index < IndexVec{} + static_cast<Index>(end));
+  return inside ? v : Vec<T>{};
 }
 
 // Sums in double of what float lanes gathered over a short run.

@@ -41,13 +41,13 @@ NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
 mask at zero, relu | torch.ops.aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
 mask at zero, leaky_relu | leaky_relu_backward.default(dy, z, slope | leaky_relu_backward.default(dy, z + 1e-30, slope
 ganfast/ops/batch_norm_act/eager.py: batch_norm_act
-eps | mean, unbiased_var, True, 1.0, eps | mean, unbiased_var, True, 1.0, 2 * eps
-M/(M-1) | _follow(running_var, unbiased_var, step) | _follow(running_var, rstd.pow(-2) - eps, step)
+eps | rstd = (var + eps).rsqrt() | rstd = (var + 2 * eps).rsqrt()
+M/(M-1) | correction * var[chunk] | var[chunk]
+rest of the mean | shift = b - rest * scale | shift = b.expand_as(scale)
 momentum | (1 - step) * running.to(batch.dtype) + step | step * running.to(batch.dtype) + (1 - step)
 momentum None | num_batches_tracked.to(u.dtype).reciprocal() | (num_batches_tracked + 1).to(u.dtype).reciprocal()
 splits order | t.reshape(splits, images, channels, positions) | t.reshape(images, splits, channels, positions).transpose(0, 1)
-eps in evaluation | mean, var, False, 0.0, eps)[0] | mean, var, False, 0.0, 2 * eps)[0]
-mask of backward | torch.addcmul(shift, xs, scale) | xs * scale
+mask of backward | gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope) | gate(g, (xs - mean) * scale, negative_slope)
 mean of d_dy | (v - mean_v - h * mean_vh) + p * h | (v - h * mean_vh) + p * h
 last term of d_x | (mean_eh + w * rstd * s / count) | mean_eh
 statistics of the third derivative | live_mean.reshape(scale.shape), (var + eps).rsqrt() | live_mean.reshape(scale.shape), rstd
@@ -72,12 +72,16 @@ mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slop
 csrc/batch_norm_act/ops.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
 csrc/batch_norm_act/cpu_walks.h: batch_norm_act
-missing tail of sums | if (p < length) { | if (p + 1 < length) {
-missing tail of y | if (p < P) map_vector | if (p + 1 < P) map_vector
-missing tail of channels | c < range.channel_end; c += L | c + 1 < range.channel_end; c += L
+missing tail of planes | if (rest != 0 && whole != 0) { | if (rest > 1 && whole != 0) {
+missing tail of short planes | } else if (rest != 0) { | } else if (rest > 1) {
+lanes counted twice | {L - rest, L} | {0, L}
+missing tail of channels, sums | sum.some(at, (r + i) * C + c, {0, count}, k) | sum.some(at, (r + i) * C + c, {0, count - 1}, k)
+missing tail of channels, y | action.some(at, (r + i) * C + c, {0, count}, k) | action.some(at, (r + i) * C + c, {0, count - 1}, k)
 runs in float | constexpr int64_t run_length = 32; | constexpr int64_t run_length = 1 << 20;
 csrc/batch_norm_act/cpu_kernels_impl.h: batch_norm_act
 eps | (var < 0 ? 0 : var) + k.eps | (var < 0 ? 0 : var) + 2 * k.eps
+rest of the mean | bias - rest * scale | bias
+told relu's mask at zero | ~(z <= V{}) | ~(z < V{})
 eps in evaluation | __builtin_sqrt(var[c] + k.eps) | __builtin_sqrt(var[c])
 far guess | trusted_distance = 3.0 | trusted_distance = 3e30
 guess not finite | return mean - mean == 0 ? mean : 0; | return mean;

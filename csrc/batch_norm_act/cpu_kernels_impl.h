@@ -35,12 +35,14 @@ constexpr auto any = Activation::leaky_relu;  // of a kernel that is told
 template <Activation, typename V, typename T>
 GANFAST_INLINE V activate(V z, const ToldActivation<T>& a) {
   const V below = a.relu ? V{} : z * a.slope;
-  return ((a.relu & ~(z < V{})) | (~a.relu & (z > V{}))) ? z : below;
+  const auto unchanged = (a.relu & ~(z < V{})) | (~a.relu & (z > V{}));
+  return unchanged ? z : below;
 }
 template <Activation, typename V, typename T>
 GANFAST_INLINE V gate(V dy, V z, const ToldActivation<T>& a) {
   const V below = a.relu ? V{} : dy * a.slope;
-  return ((a.relu & ~(z <= V{})) | (~a.relu & (z > V{}))) ? dy : below;
+  const auto unchanged = (a.relu & ~(z <= V{})) | (~a.relu & (z > V{}));
+  return unchanged ? dy : below;
 }
 
 // What the kernels of so many inputs take as the slope.

@@ -70,6 +70,9 @@ struct Walk {
   struct Sum {
     V sums[Op::results];
 
+    GANFAST_INLINE void add(const Sum& other) {
+      for (int i = 0; i < Op::results; ++i) sums[i] += other.sums[i];
+    }
     template <int N>
     GANFAST_INLINE void full(const Operands& at, int64_t offset, int64_t step, const V* k) {
       V result[N][Op::results];
@@ -240,13 +243,15 @@ struct Walk {
       load_vectors(call, c, L, k);
       Sum sum{};
       for (int i = 0; i < rows; ++i) sum.template full<1>(at, (r + i) * C + c, 0, k);
-      for (int s = 0; s < Op::results; ++s) sums->sums[s] += sum.sums[s];
+      sums->add(sum);
     }
     if (c == range.channel_end) return;
     const int64_t count = range.channel_end - c;
     V k[Op::vectors];
     load_vectors(call, c, count, k);
-    for (int i = 0; i < rows; ++i) sums->some(at, (r + i) * C + c, {0, count}, k);
+    Sum sum{};
+    for (int i = 0; i < rows; ++i) sum.some(at, (r + i) * C + c, {0, count}, k);
+    sums->add(sum);
   }
 
   // Channels-last: the op on every element of the range.

@@ -37,6 +37,8 @@ def train(
         u = act(u, negative_slope)
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
+    if x.numel() == 0:  # a gradient of 0, not of NaN
+        stats[:, 1:3] = 0
     values = x.numel() // max(1, x.shape[1] * splits)
     correction = values / (values - 1) if values > 1 else math.nan
     for chunk in range(splits):

@@ -1,0 +1,39 @@
+"""The CPU kernels for arm64, compiled by a cross compiler and run in an emulator; clang on x86-64.
+
+Debian: ``apt-get install g++-aarch64-linux-gnu qemu-user clang``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+COMPILERS = {
+    "arm64, g++": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"]),
+    "x86-64, clang without OpenMP": (["clang++", "-Wall", "-Wextra", "-Werror"], []),
+}
+
+
+@pytest.mark.parametrize("name", COMPILERS)
+def test_kernels_without_torch(name, tmp_path):
+    compiler, emulator = COMPILERS[name]
+    for program in (compiler[0], *emulator[:1]):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    from torch.utils.cpp_extension import include_paths
+
+    includes = [flag for path in include_paths() for flag in ("-isystem", path)]
+    sources = [ROOT / "csrc" / "cpu_baseline.cpp", ROOT / "tests" / "kernels_alone.cpp"]
+    subprocess.run(
+        [*compiler, "-std=c++20", "-O2", "-ffp-contract=fast", "-fno-math-errno",
+         "-fno-trapping-math", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *includes, *map(str, sources),
+         "-o", "kernels"],
+        cwd=tmp_path, check=True,
+    )  # fmt: skip
+    command = [*emulator, str(tmp_path / "kernels")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
