@@ -43,6 +43,7 @@ class Norm:
         if training and math.prod(self.shape) == self.shape[1]:  # torch refuses a single value
             self.shape[0] = 2
         self.shape[0] *= self.splits
+        self.summed = math.prod(self.shape) // max(1, self.shape[1])
         self.eps = draw(st.sampled_from([1e-5, 1e-3, 0.8]))
         self.activation = draw(st.sampled_from(list(ACTIVATIONS)))
         self.slope = draw(st.sampled_from([0.2, 0.0, 1.0, 1.5, -0.5]))
@@ -98,10 +99,11 @@ def test_train(backend, draw):
     bounds = case.bounds()
     of_buffers = bounds.running(mean, var, momentum, count or 0)
     of_buffers = [b for b in (*of_buffers, None if count is None else 0.0) if b is not None]
+    of_stats = bounds.stats() if case.x.numel() else None  # not even computed of nothing
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
         [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.form, case.splits],
-        [bounds.y(), bounds.stats(), *of_buffers], written=(3, 4, 5),
+        [bounds.y(), of_stats, *of_buffers], written=(3, 4, 5), summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
 
@@ -130,7 +132,7 @@ def test_backward(backend, draw):
     dx, *_ = check(
         backend, batch_norm_act.backward, eager_norm.backward,
         [dy, case.x, case.weight, stats, case.eps, training, *case.form, *needed],
-        bounds,
+        bounds, summed=case.summed,
     )  # fmt: skip
     if needed[0]:
         assert_laid_out_like(case.x, dx)
@@ -165,7 +167,7 @@ def test_double_backward(backend, draw):
     d_dy, d_x, _ = check(
         backend, batch_norm_act.double_backward, eager_norm.double_backward,
         [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.form],
-        bounds,
+        bounds, summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, d_dy, d_x)
 
@@ -200,7 +202,9 @@ def test_binary_cross_entropy(backend, draw):
     values = label if target is None else target
     op, eager = binary_cross_entropy, eager_bce
     bounds = [cross_entropy_bound(x, values, *weights, **options)]
-    (loss,) = check(backend, op.forward, eager.forward, [*arguments, *mode], bounds)
+    (loss,) = check(
+        backend, op.forward, eager.forward, [*arguments, *mode], bounds, summed=x.numel()
+    )
     arguments = [dy, *arguments, *mode]
     bounds = [cross_entropy_slope_bound(dy, x, values, *weights, **options)]
     (dx,) = check(backend, op.backward, eager.backward, arguments, bounds)
@@ -235,7 +239,10 @@ def test_gan_loss(backend, draw):
     labelled = list(zip(halves, labels, strict=False))
     bounds = [*gan_loss_bounds(kind, *labelled), 0.0][:3]
     arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
-    check(backend, gan_loss.forward, eager_gan.forward, arguments, bounds)
+    check(
+        backend, gan_loss.forward, eager_gan.forward, arguments, bounds,
+        summed=max(x.numel() for x in halves),
+    )  # fmt: skip
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     bounds = [gan_slope_bound(kind, dloss, *pair) for pair in labelled]
     bounds = [torch.cat(bounds), 0.0] if form == "splits" else [*bounds, 0.0][:2]

@@ -20,7 +20,7 @@ DESCRIBED = {
     "avx512": "AVX-512,",
     "avx512_bf16": "AVX-512 with bfloat16",
 }
-TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "fuzz")
+TESTED = ("batch_norm_act", "adversarial", "binary_cross_entropy", "gan_loss", "fuzz")
 NARROWEST_FIRST = list(DESCRIBED)
 
 
