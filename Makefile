@@ -3,7 +3,8 @@
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
 # make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
-# make results NAME=machine   measure everything anew for README's table, some 25 minutes
+# make results NAME=machine   measure everything anew for README's table, some 25 minutes;
+#                     CAPABILITY=avx2 for a narrower instruction set, under another name
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 # make sanitize   run the op tests on an extension built with the address and undefined-behaviour
 #                 sanitizers
@@ -86,7 +87,7 @@ bench: $(BUILT)
 
 # Beside the tree until it is whole: the commit that is recorded must not look changed by it.
 MEASURED = build/$(NAME).jsonl
-RESULTS = --json $(MEASURED)
+RESULTS = --json $(MEASURED) $(if $(CAPABILITY),--capability $(CAPABILITY))
 
 results: $(BUILT)
 	test -n "$(NAME)" || { echo "name the machine: make results NAME=cpu-2-cores-epyc"; exit 2; }

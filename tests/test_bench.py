@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import re
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from ganfast.bench.case import CALLS_PER_GRAPH, PASSES, Rotation
 from ganfast.bench.result import read
 from ganfast.cli import bench as bench_command
 from ganfast.cli import main
+from ganfast.cli.errors import CommandError
 
 BFLOAT16 = "bfloat16"
 SMALL = {"ops": (4, 3, 5, 5), "losses": (8,), "overhead": (2, 8, 4, 4), "step": (4, 1, 16, 16)}
@@ -232,3 +235,24 @@ def test_bad_input_is_an_error_of_one_line(arguments, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_capability_holds_ganfast_and_torch_to_it(monkeypatch):
+    for name in ("GANFAST_CPU_CAPABILITY", "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.setenv(name, "")  # and back to what they are afterwards
+        monkeypatch.delenv(name)
+    if platform.machine() != "x86_64":
+        pytest.skip("torch names no instruction sets here")
+    code = (
+        "from ganfast.cli import main\n"
+        "main('bench overhead --capability baseline --passes forward --rounds 2 --device cpu'.split())\n"
+        "from ganfast.ops import _native; print(_native.part('cpu').description)"
+    )
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "capability DEFAULT" in said
+    assert "native" not in backend.available("cpu") or "baseline instructions" in said
+    torch.ones(8).sum()  # the choice is made here, in this process
+    if torch.backends.cpu.get_cpu_capability() != "DEFAULT":
+        with pytest.raises(CommandError, match="--capability baseline: this processor"):
+            bench_command._hold_to("baseline")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from ganfast.training import keep_freed_memory
 
 __all__ = ["add_parser", "run"]
 
+CAPABILITIES = {"baseline": "default", "avx2": "avx2", "avx512": "avx512"}
+"""Instruction sets as ganfast calls them, and as torch does."""
 COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
@@ -43,6 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("suite", choices=sorted(SUITES), help="what to time")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
+    parser.add_argument(
+        "--capability",
+        choices=CAPABILITIES,
+        help="instruction set of a CPU that ganfast and torch are held to (default: its widest)",
+    )
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=[])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
     parser.add_argument("--layout", nargs="+", choices=("NC*", "channels-last"), default=["NC*"])
@@ -78,6 +86,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print a table, and write the files asked for."""
+    if args.capability:
+        _hold_to(args.capability)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     for path in filter(None, (args.json, args.plot, args.roofline)):
         if not Path(path).absolute().parent.is_dir():
@@ -109,6 +119,22 @@ def run(args: argparse.Namespace) -> int:
     if args.roofline:
         roofline(results, args.roofline)
     return 0
+
+
+def _hold_to(capability: str) -> None:
+    """Hold ganfast, torch and oneDNN to an instruction set; each looks at its first use."""
+    for variable, value in (
+        ("GANFAST_CPU_CAPABILITY", capability),
+        ("ATEN_CPU_CAPABILITY", CAPABILITIES[capability]),
+        (
+            "DNNL_MAX_CPU_ISA",
+            {"baseline": "SSE41", "avx512": "AVX512_CORE"}.get(capability, "AVX2"),
+        ),
+    ):
+        os.environ[variable] = value
+    if torch.backends.cpu.get_cpu_capability().lower() != CAPABILITIES[capability]:
+        has = torch.backends.cpu.get_cpu_capability()
+        raise CommandError(f"--capability {capability}: this processor, or torch here, has {has}")
 
 
 def _measured(
