@@ -9,8 +9,8 @@
 #include "batch_norm_act/cpu_kernels.h"
 #include "loss_kernels.h"
 
-#if defined(__x86_64__) && !defined(__FMA__)
-#define GANFAST_NO_FMA
+#if defined(__x86_64__)
+#define GANFAST_RARE  // processors without AVX2: small code rather than fast
 #endif
 #define GANFAST_ISA baseline
 #define GANFAST_VECTOR_BYTES 16

@@ -56,25 +56,10 @@ GANFAST_INLINE void to_double(FloatVec v, DoubleVec& low, DoubleVec& high) {
   high = __builtin_convertvector(half[1], DoubleVec);
 }
 
-// a * b + c with one rounding, on which forward and backward agree bit for bit. Where the processor
-// has no such instruction a float product is exact in double.
+// a * b + c, with one rounding where the processor has the instruction (-ffp-contract=fast). Forward
+// and backward agree bit for bit either way: they compile to the same operations.
 template <typename V>
 GANFAST_INLINE V multiply_add(V a, V b, V c) {
-#if defined(GANFAST_NO_FMA)
-  if constexpr (std::is_same_v<V, FloatVec>) {
-    DoubleVec of_a[2], of_b[2], of_c[2];
-    to_double(a, of_a[0], of_a[1]);
-    to_double(b, of_b[0], of_b[1]);
-    to_double(c, of_c[0], of_c[1]);
-    HalfOfFloats half[2];
-    for (int i = 0; i < 2; ++i) {
-      half[i] = __builtin_convertvector(of_a[i] * of_b[i] + of_c[i], HalfOfFloats);
-    }
-    FloatVec result;
-    __builtin_memcpy(&result, half, sizeof(result));
-    return result;
-  }
-#endif
   return a * b + c;
 }
 

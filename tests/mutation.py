@@ -108,7 +108,7 @@ coefficient of exp | 0.1666657703f | 0.1666f
 log of a subnormal | FloatVec{} - 23.0f | FloatVec{} - 22.0f
 rounding in log(1 - x) | return log_of(u) + (u == 0.0f ? FloatVec{} : lost / u); | return log_of(u);
 csrc/loss_kernels_impl.h: binary_cross_entropy gan_loss
-missing tail | keep_first<T>(o.loss(), count) | keep_first<T>(o.loss(), count - 1)
+missing tail | keep<T>(o.loss(), 0, count) | keep<T>(o.loss(), 0, count - 1)
 weight | return plain ? y : y * w; | return y;
 runs in float | constexpr int64_t loss_run = 32; | constexpr int64_t loss_run = 1 << 20;
 csrc/loss_plan.h: binary_cross_entropy gan_loss
@@ -155,7 +155,7 @@ deviation beyond the end of parts | d = tl.where(exists, u - center[None, :], 0.
 merge of parts | tl.sum(squares + d * d * weights, axis=0) | tl.sum(squares, axis=0)
 weights of parts | weights = tl.where(part < parts, count, 0) | weights = tl.where(part < parts, tiles * BLOCK_M, 0)
 splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
-count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit\ndef train_partial
+count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial
 missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
 ganfast/ops/batch_norm_act/triton_backward_kernels.py: batch_norm_act triton_forms
 mask of backward | gate(dy, affine(d, scale, shift), slope | gate(dy, d * scale[None, :], slope

@@ -244,9 +244,11 @@ def test_a_capability_holds_ganfast_and_torch_to_it(monkeypatch):
     if platform.machine() != "x86_64":
         pytest.skip("torch names no instruction sets here")
     code = (
-        "from ganfast.cli import main\n"
-        "main('bench overhead --capability baseline --passes forward --rounds 2 --device cpu'.split())\n"
-        "from ganfast.ops import _native; print(_native.part('cpu').description)"
+        "import ctypes; from ganfast.cli import main; from ganfast.ops import _native\n"
+        "main(['bench', 'overhead', '--capability', 'baseline', '--rounds', '2'])\n"
+        "library = ctypes.CDLL(str(_native.PACKAGE / '_native.so'))\n"
+        "library.ganfast_build_description.restype = ctypes.c_char_p\n"
+        "print(library.ganfast_build_description())"
     )
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ namespace {
 // Which kernels learn their activation at run time: those of element types that no training loop on
 // a CPU is fast in, those of double backward, and all for x86-64 without AVX2. It halves what there
 // is to compile.
-#if defined(GANFAST_NO_FMA)
+#if defined(GANFAST_RARE)
 template <typename T, int inputs>
 inline constexpr bool told_activation = true;
 #else
