@@ -47,11 +47,13 @@ install: $(BUILT)
 $(PACKAGES): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
 	    "ganfast needs Python 3.10 or newer, this is " + sys.version + "; name one: make PYTHON=...")'
+	@echo "Installing PyTorch into $(VENV) (about 3 minutes) ..."
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=70.1" packaging ninja torch torchvision
 	touch $@
 
 $(BUILT): $(PACKAGES) $(SOURCES)
+	@echo "Compiling the kernels (those for CPUs: about 75 s on 2 cores) and installing ganfast ..."
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e $(PROJECT)
 	@mkdir -p $(STATE) && rm -f $(STATE)/.built-* && touch $@
 
