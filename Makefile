@@ -48,16 +48,22 @@ install: $(BUILT)
 $(PACKAGES): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
 	    "ganfast needs Python 3.10 or newer, this is " + sys.version + "; name one: make PYTHON=...")'
+	@echo "Installing PyTorch into $(VENV) (about 3 minutes) ..."
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=70.1" packaging ninja torch torchvision
 	touch $@
 
 $(BUILT): $(PACKAGES) $(SOURCES)
+	@echo "Compiling the kernels (those for CPUs: about 75 s on 2 cores) and installing ganfast ..."
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e $(PROJECT)
 	@mkdir -p $(STATE) && rm -f $(STATE)/.built-* && touch $@
 
+# A grid worth looking at within about a minute: half of train's width, twice its batch.
+DEMO := --width 16 --batch-size 64 --steps 2250 --quality-every 1000
+
 demo: $(BUILT)
-	$(PY) -m ganfast train --data digits --out runs/demo
+	@echo "Training a DCGAN (about 70 s on 2 cores) ..."
+	$(PY) -m ganfast train --data digits $(DEMO) --out runs/demo
 	@echo "Now look at runs/demo/samples.png"
 
 test: $(BUILT) $(if $(filter system,$(VENV)),,check)

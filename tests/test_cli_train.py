@@ -1,6 +1,8 @@
 """``ganfast train``: what it writes, what it refuses and how, Ctrl-C."""
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ for package in ("torchvision", "matplotlib", "tqdm", "safetensors"):
 Image = pytest.importorskip("PIL.Image")
 
 from ganfast.cli import main  # noqa: E402
-from ganfast.training import GANStep, load_newest  # noqa: E402
+from ganfast.training import GANStep, load_newest, progress  # noqa: E402
 
 TINY = ["--image-size", "16", "--width", "4", "--latent", "6", "--batch-size", "8"]
 
@@ -62,6 +64,20 @@ def test_trains_and_says_where_the_samples_are(
     state = load_newest(out)[1]
     options = {"image_size": 16, "channels": 1, "width": 4, "latent": 6}
     assert state["configuration"]["model"] == {"name": model, "options": options}
+
+
+def test_says_how_far_it_is_where_no_terminal_shows_a_bar(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=4.0)  # seconds between two looks: every third step makes a line
+    monkeypatch.setattr(progress, "perf_counter", lambda: next(clock))
+    words = ["--steps", "9", "--log-every", "2"]
+    assert train(data, tmp_path / "run", *words) == 0
+    lines = capsys.readouterr().err.splitlines()
+    losses = r"d_loss \d\.\d{3}, g_loss \d\.\d{3}"
+    assert len(lines) == 3
+    for line, step, left in zip(lines, (3, 6, 9), ("00:24", "00:12", "00:00"), strict=True):
+        assert re.fullmatch(rf"step {step} of 9: 2 images/s, {losses}, {left} left", line), line
 
 
 def test_epochs_count_whole_batches(data: str, tmp_path: Path) -> None:

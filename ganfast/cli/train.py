@@ -177,7 +177,8 @@ def _build_trainer(
     print(
         f"training {settings.model} on {data.name}: {len(data)} images of "
         f"{channels}x{height}x{width}, {steps} steps of {settings.batch_size}, on {device}"
-        + (f", in {processes.count} processes" if processes.count > 1 else "")
+        + (f", in {processes.count} processes" if processes.count > 1 else ""),
+        flush=True,  # before the run, not after it, where standard output is a file or a pipe
     )
     return trainer
 

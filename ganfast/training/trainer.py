@@ -32,6 +32,7 @@ from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.processes import Processes
+from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
 from ganfast.training.step import GANStep, StepResult
 
@@ -201,38 +202,29 @@ class Trainer:
             DivergenceError: if a loss is not finite and no rollback is left.
             OSError: if a file cannot be written.
         """
-        from tqdm import tqdm
-
         if self.options.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         with self.processes.first_before_others():
             if self.processes.leads:
                 self._begin_files()
-        batch_size = self.options.batch_size
-        with tqdm(
-            total=self.options.steps * batch_size,
-            initial=self.step * batch_size,
-            unit=" images",
-            unit_scale=True,
-            # None: silent unless standard error is a terminal
-            disable=None if self.processes.leads else True,
-        ) as progress:
-            while self.step < self.options.steps and not self._stopping:
+        steps, leads = self.options.steps, self.processes.leads
+        with Progress(self.step, steps, self.options.batch_size, shown=leads) as progress:
+            while self.step < steps and not self._stopping:
                 with self.journal.waiting_for_data():
                     real = next(self.batches)
                 result = self.train_step(real)
                 self.step += 1
                 self._stopping = self.processes.any(self._stop_requested)
-                progress.update(batch_size)
+                measured: dict[str, float] = {}
                 if self._diverged(result):
                     self._roll_back(result)
-                    progress.n = self.step * batch_size
-                elif self.processes.leads and (measured := self._write_what_is_due(result)):
-                    progress.set_postfix(measured, refresh=False)
+                elif leads:
+                    measured = self._write_what_is_due(result)
+                progress.update(self.step, measured)
         with self.processes.first_before_others():
             if self.processes.leads:
                 self._end_files()
-        return self.step >= self.options.steps
+        return self.step >= steps
 
     def stop(self) -> None:
         """Ask ``run`` to end after the step it is in; safe to call from a signal handler."""
