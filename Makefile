@@ -1,5 +1,7 @@
 # make demo    train a DCGAN on handwritten digits; look at runs/demo/samples.png
-# make test    every check and test
+# make test    what to run before a commit: every check, and the tests that are not slow
+# make test-slow  the other tests
+# make test-all   both
 # make check   formatting, lint, types, C++ warnings
 # make format  format Python and C++
 # make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
@@ -38,7 +40,8 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test check format bench results mutation sanitize gpu-report cuda-wheel clean
+.PHONY: help install demo test test-slow test-all check format bench results mutation sanitize \
+    gpu-report cuda-wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -67,7 +70,17 @@ demo: $(BUILT)
 	@echo "Now look at runs/demo/samples.png"
 
 test: $(BUILT) $(if $(filter system,$(VENV)),,check)
-	$(PY) -m pytest
+	$(PYTEST)
+
+test-slow: $(BUILT)
+	$(PYTEST) -m slow
+
+test-all:
+	$(MAKE) test
+	$(MAKE) test-slow
+
+# VENV=system may lack pytest-xdist.
+PYTEST = $(PY) -m pytest $(if $(filter system,$(VENV)),,-n 2 --dist worksteal)
 
 CXX_FILES = $$(find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
@@ -79,9 +92,8 @@ check: $(BUILT)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
-	includes="$(INCLUDES)"; for file in $$(find csrc -name '*.cpp'); do \
-	    $${CXX:-c++} -std=c++20 -fsyntax-only -fopenmp -Wall -Wextra -Wno-psabi -Werror \
-	        $$includes $$file || exit 1; done
+	find csrc -name '*.cpp' -print0 | xargs -0 -n 1 -P 2 $${CXX:-c++} -std=c++20 -fsyntax-only \
+	    -fopenmp -Wall -Wextra -Wno-psabi -Werror $(INCLUDES)
 
 format: $(BUILT)
 	$(PY) -m ruff check --fix-only .

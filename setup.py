@@ -92,10 +92,8 @@ def extensions():
         if not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
-            flags = {"cxx": cxx, "nvcc": nvcc}
-            found.append(
-                CUDAExtension(CUDA_PART, sources["cu"], extra_compile_args=flags, **common)
-            )
+            cuda = {"extra_compile_args": {"cxx": cxx, "nvcc": nvcc}, **common}
+            found.append(CUDAExtension(CUDA_PART, sources["cu"], **cuda))
     return found, {"build_ext": Build.with_options(no_python_abi_suffix=True)} if found else {}
 
 

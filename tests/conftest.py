@@ -29,32 +29,36 @@ def missing(name: str, reason: str) -> None:
     pytest.skip(reason)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
-
-
 def pytest_configure(config: pytest.Config) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, and for the processes that tests start
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
     if INTERPRETED:  # it computes with numpy, which warns of every NaN and infinity
         config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning")
         interpreter.prepare()
 
 
 @pytest.hookimpl(tryfirst=True)  # -m chooses among the marks that are there then
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if getattr(getattr(item, "callspec", None), "params", {}).get("device") == "cuda":
             item.add_marker("gpu")
     if INTERPRETED:
         items[:] = [item for item in items if not interpreter.is_too_slow(item.name)]
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def several_threads() -> Iterator[int]:
+    """Let the kernels use several threads, which workers of pytest-xdist do not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(2, before))
+    yield torch.get_num_threads()
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=DEVICES)

@@ -40,7 +40,15 @@ def includes() -> list[Path]:
 
 def build(root: Path = ROOT, folder: Path = FOLDER) -> Path:
     """Compile the emulated library where its sources have changed; return its path."""
+    import fcntl  # of Linux, as the emulator is
+
     folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # two workers of pytest-xdist may both want it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(root, folder)
+
+
+def _build(root: Path, folder: Path) -> Path:
     flags = [*FLAGS, *(["-march=native"] if platform.machine() == "x86_64" else [])]
     flags += shlex.split(os.environ.get("GANFAST_EMULATION_FLAGS", ""))
     headers = [p for p in sorted((root / "csrc").rglob("*")) if p.suffix in (".h", ".cuh")]

@@ -39,6 +39,8 @@ TWO_KERNELS = {
     "two kernels without clusters": f"{MANY} clusters=0 threads=64",
 }
 FORMS = ON_CHIP | {name: (limits, 1) for name, limits in TWO_KERNELS.items()}
+CHOSEN = ("cluster of 4", "two kernels, many chunks", "two kernels")
+"""A form of each kernel, for `make test`; the others are slow."""
 # Planes of whole words in each dtype; slices of a cluster that differ in size or are empty.
 SHAPES = [(15, 3, 4, 4), (12, 5, 8, 8), (3, 2, 8, 40)]
 ODD_SHAPES = [(6, 3, 5, 3), (12, 7), (9, 35, 3, 3), (3, 130, 4, 4)]
@@ -50,7 +52,12 @@ def launches():
     return LIBRARY.ganfast_emulated_launches(ctypes.byref(largest)), largest.value
 
 
-@pytest.fixture(params=FORMS)
+def chosen(forms):
+    """Return the names of forms as parameters of a test."""
+    return [pytest.param(name, marks=[] if name in CHOSEN else pytest.mark.slow) for name in forms]
+
+
+@pytest.fixture(params=chosen(FORMS))
 def form(request, monkeypatch):
     monkeypatch.setenv("GANFAST_EMULATION", FORMS[request.param][0])
     launches()
@@ -95,7 +102,7 @@ def test_activations(form, order, activation, splits):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES + ODD_SHAPES, ids=str)
-@pytest.mark.parametrize("form", TWO_KERNELS, indirect=True)
+@pytest.mark.parametrize("form", chosen(TWO_KERNELS), indirect=True)
 def test_channels_last_and_odd_shapes(form, dtype, shape):
     layer, x, dy = make(shape, "cpu", dtype, activation="relu", splits=3)
     check_forms(form, layer, x, dy)
@@ -179,7 +186,7 @@ def test_values_that_are_not_finite(form, value, position):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("given", ["all", "ddx", "ddweight"])
-@pytest.mark.parametrize("form", TWO_KERNELS, indirect=True)
+@pytest.mark.parametrize("form", chosen(TWO_KERNELS), indirect=True)
 def test_double_backward(form, dtype, channels_last, training, given):
     x, dy, ddx = (torch.randn(12, 10, 4, 4).to(dtype) for _ in range(3))
     if channels_last:
@@ -217,12 +224,12 @@ LOSS_FORMS = {
 
 @by_kind
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("limits", LOSS_FORMS.values(), ids=LOSS_FORMS)
+@pytest.mark.parametrize("limits", chosen(LOSS_FORMS))
 def test_losses(monkeypatch, limits, form, dtype):
-    monkeypatch.setenv("GANFAST_EMULATION", limits)
+    monkeypatch.setenv("GANFAST_EMULATION", LOSS_FORMS[limits])
     real, fake = scores(form, (61, 9), "cpu", dtype), scores(form, (133,), "cpu", dtype)
     launches()
     ganfast.functional.gan_discriminator_loss(real, fake, **KINDS[form])
-    assert launches()[0] == (2 if limits == LOSS_FORMS["two kernels"] else 1)
+    assert launches()[0] == (2 if limits == "two kernels" else 1)
     check_discriminator(form, real, fake)
     check_generator(form, fake[1:])

@@ -103,7 +103,7 @@ def check_sanitizers(copy: Path) -> None:
 
 def run_tests(copy: Path, capability: str, examples: int) -> bool:
     """Run the tests with one instruction set; return whether they passed without a report."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not eager"]
+    command = [sys.executable, "-m", "pytest", "-m", "", "-q", "-x", "-k", "not eager"]
     command += ["--capture=sys"]  # a report goes to the process's own stderr, and then it ends
     command += [f"tests/{name}.py" for name in TESTS]
     variables = environment(copy, capability) | {"GANFAST_FUZZ_EXAMPLES": str(examples)}

@@ -170,7 +170,7 @@ def test_constant_input(backend, device):
     torch.testing.assert_close(layer.running_var, torch.full_like(layer.running_var, 0.9))
 
 
-def test_large_input_cut_into_parts(backend, device):
+def test_large_input_cut_into_parts(several_threads, backend, device):
     layer, x, dy = make((64, 2, 64, 64), device, activation="leaky_relu")
     check_layer(layer, x, dy)
     layer, x, dy = make((64, 12, 32, 32), device, activation="leaky_relu")
@@ -341,20 +341,18 @@ def test_same_bits_every_run(backend, device):
             assert torch.equal(first[name], second[name]), name
 
 
-@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one core: nothing to compare")
 @pytest.mark.parametrize("shape", [(64, 2, 64, 64), (64, 40, 12, 12), (3000, 50)], ids=str)
-def test_bits_do_not_depend_on_threads(shape):
+def test_bits_do_not_depend_on_threads(several_threads, shape):
     if "native" not in ganfast.backend.available("cpu"):
         missing("native", ganfast.backend.explain("cpu"))
     layer, x, dy = make(shape, activation="leaky_relu", momentum=0.0)
-    threads = torch.get_num_threads()
     many = run(layer, x, dy)
     layer.zero_grad()
     torch.set_num_threads(1)
     try:
         one = run(layer, x, dy)
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(several_threads)
     for name in ("y", "dx", "dweight", "dbias"):
         assert torch.equal(many[name], one[name]), name
 

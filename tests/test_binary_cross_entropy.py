@@ -93,7 +93,7 @@ def test_matches_torch(backend, device, form, reduction, dtype, shape):
 @by_form
 @by_reduction
 @pytest.mark.parametrize("target", [0.9, "tensor"])
-def test_odd_size_of_several_threads(backend, device, form, reduction, target):
+def test_odd_size_of_several_threads(several_threads, backend, device, form, reduction, target):
     x, tensor = make(form, (70001,), device)
     check(form, x, tensor if target == "tensor" else target, reduction=reduction)
 

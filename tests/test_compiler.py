@@ -82,7 +82,7 @@ def test_compiled_models_train_as_before(style, inner):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # inductor's own, in torch 2.11
-@pytest.mark.parametrize("style", ["mlp", "functional"])
+@pytest.mark.parametrize("style", ["mlp", pytest.param("functional", marks=pytest.mark.slow)])
 def test_through_inductor(style):
     if not (shutil.which("g++") or shutil.which("clang++")):
         missing("inductor", "needs a C++ compiler")

@@ -17,6 +17,7 @@ from conftest import missing
 
 TESTS = Path(__file__).parent
 OPS = ("batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn")
+FORMS = str(TESTS / "emulated_forms.py")
 CSRC = TESTS.parent / "csrc"
 KERNELS = [CSRC / "score_kernels.cu", *sorted((CSRC / "batch_norm_act").glob("cuda_*.cu"))]
 
@@ -42,16 +43,21 @@ def run_emulated(library: Path, *arguments: str, **environment: str) -> None:
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_emulated_kernels_pass_the_tests_of_the_ops(emulated):
     files = [str(TESTS / f"test_{op}.py") for op in OPS]
-    run_emulated(emulated, "-k", "native", *files)
+    run_emulated(emulated, "-m", "", "-k", "native", *files)
 
 
+def test_a_form_of_each_kernel(emulated):
+    run_emulated(emulated, FORMS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("order", "tests"), [("forwards", ""), ("backwards", "float32")])
 def test_every_form(emulated, order, tests):
     """In both orders of threads: a barrier that is missing shows in one of them."""
-    file = str(TESTS / "emulated_forms.py")
-    run_emulated(emulated, file, "-k", tests, GANFAST_EMULATION_ORDER=order)
+    run_emulated(emulated, FORMS, "-m", "", "-k", tests, GANFAST_EMULATION_ORDER=order)
 
 
 BROKEN_KERNELS = {
@@ -113,6 +119,7 @@ def exit_code(code: str, folder: Path) -> int:
     return subprocess.run([str(folder / "program")]).returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", BROKEN_KERNELS)
 def test_the_emulator_refuses_broken_kernels(tmp_path, reason):
     code = BROKEN.replace("KERNEL", BROKEN_KERNELS[reason]).replace("REASON", reason)
@@ -155,7 +162,9 @@ def compile_report(source: Path) -> str:
         command += [str(source), "-o", os.devnull]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-4000:]
-        report.write_text(result.stderr)
+        unfinished = report.with_suffix(f".{os.getpid()}")  # another worker may read
+        unfinished.write_text(result.stderr)
+        unfinished.rename(report)
     return report.read_text()
 
 
@@ -180,6 +189,7 @@ def kernels_of(source: Path) -> list[Resources]:
     return kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", KERNELS, ids=lambda p: p.stem)
 def test_no_kernel_uses_local_memory(source):
     kernels = kernels_of(source)
@@ -189,6 +199,7 @@ def test_no_kernel_uses_local_memory(source):
     assert not [kernel for kernel in kernels if kernel.spilled_bytes or kernel.stack_bytes]
 
 
+@pytest.mark.slow
 def test_kernels_are_few():
     """Each costs every user who builds the package a tenth of a second an architecture."""
     assert sum(len(kernels_of(source)) for source in KERNELS) <= 300

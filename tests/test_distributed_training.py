@@ -85,6 +85,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert error == ""
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_one_process_to_two_and_back(data: list[str], tmp_path: Path) -> None:
     words = [*data, *TINY, "--sync-batch-norm", "--penalty", "1", "--ema", "0.9"]
     whole, changing = tmp_path / "whole", tmp_path / "changing"
@@ -119,6 +120,7 @@ def test_a_run_goes_from_one_process_to_two_and_back(data: list[str], tmp_path: 
             torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_processes_do_not_divide(data: list[str], tmp_path: Path) -> None:
     words = [*data, *TINY[:-1], "7", "--out", tmp_path / "run"]
     out, error = finish(start("-m", "ganfast", "train", *words), 1)
@@ -132,6 +134,7 @@ def test_a_batch_that_the_processes_do_not_divide(data: list[str], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_error_in_one_process_ends_both(data: list[str], tmp_path: Path) -> None:
     words = [*data, *TINY, "--steps", "1000000", "--out", tmp_path / "run"]
     _, error = finish(start(CHECKS, "train", *words), 1)
@@ -179,6 +182,7 @@ def test_a_process_has_failed_before_the_others_lose_it(monkeypatch: pytest.Monk
     assert events == ["failed", "group ended"]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_can_go_on(data: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = [*data, *TINY, "--steps", "1000000", "--out", out]

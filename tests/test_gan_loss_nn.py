@@ -229,21 +229,19 @@ def test_same_bits_every_run(backend, device, form):
 
 
 @by_kind
-@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one core: nothing to compare")
-def test_bits_do_not_depend_on_threads(form):
+def test_bits_do_not_depend_on_threads(several_threads, form):
     # Of torch's own sums they do, which the eager kernels use.
     if not torch._C._dispatch_has_kernel_for_dispatch_key("ganfast::gan_loss", "CPU"):
         missing("native", ganfast.backend.explain("cpu"))
     real, fake = scores(form, (300_000,)), scores(form, (200_001,))
     ways = [*ways_to_call(form, real, fake)]
     ways[1] = (ways[1][0], (real,))
-    threads = torch.get_num_threads()
     many = [run(function, *inputs) for function, inputs in ways]
     torch.set_num_threads(1)
     try:
         one = [run(function, *inputs) for function, inputs in ways]
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(several_threads)
     for first, second in zip(many, one, strict=True):
         for name, value in first.items():
             assert torch.equal(value, second[name]), name

@@ -137,6 +137,7 @@ def test_every_part_is_a_command_that_exists(tmp_path, monkeypatch, device):
     assert {Path(file).parent for file in files} == {tmp_path}
 
 
+@pytest.mark.slow
 def test_the_parts_run_without_a_gpu(tmp_path):
     command = [sys.executable, "benchmarks/gpu_report.py", str(tmp_path), "--device", "cpu"]
     result = subprocess.run(
@@ -152,6 +153,7 @@ def test_the_parts_run_without_a_gpu(tmp_path):
     assert b"--only everything: the parts are machine, verify-eager" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_parts_are_those_that_launch_kernels(tmp_path):
     chosen = {}
     for one in gpu_report.parts(tmp_path, "cuda"):
@@ -244,6 +246,7 @@ def cuda_tree(built_tree: Path) -> Path:
     return built_tree
 
 
+@pytest.mark.slow
 def test_both_parts_are_built_at_once_and_marked(cuda_tree):
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace", "--parallel", "2"], cwd=cuda_tree,
@@ -255,6 +258,7 @@ def test_both_parts_are_built_at_once_and_marked(cuda_tree):
         assert list((cuda_tree / "build").glob(f"temp*/ganfast.{name}/csrc/module.o"))
 
 
+@pytest.mark.slow
 def test_a_wheel_brings_both_parts_and_leaves_the_tree_alone(cuda_tree, capfd):
     before = {path: path.read_bytes() for path in (cuda_tree / "ganfast").iterdir()}
     for builds in (1, 2):  # the second makes no object anew

@@ -20,12 +20,14 @@ DESCRIBED = {
     "avx512": "AVX-512,",
     "avx512_bf16": "AVX-512 with bfloat16",
 }
-TESTED = ("batch_norm_act", "adversarial", "binary_cross_entropy", "gan_loss", "fuzz")
+SLOW = ("batch_norm_act", "adversarial", "binary_cross_entropy", "gan_loss")
+TESTED = ("fuzz", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 NARROWEST_FIRST = list(DESCRIBED)
 
 
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
-def test_narrower_instruction_sets_pass_the_same_tests(capability):
+@pytest.mark.parametrize("name", TESTED)
+def test_narrower_instruction_sets_pass_the_same_tests(capability, name):
     if "native" not in ganfast.backend.available("cpu"):
         missing("native", ganfast.backend.explain("cpu"))
     description = _native.part("cpu").description or ""
@@ -40,7 +42,7 @@ def test_narrower_instruction_sets_pass_the_same_tests(capability):
     assert said.startswith(DESCRIBED[capability])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", "native", "--no-header",
-         *(str(TESTS / f"test_{name}.py") for name in TESTED)],
+         str(TESTS / f"test_{name}.py")],
         env=environment, capture_output=True, text=True, cwd=TESTS.parent,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]

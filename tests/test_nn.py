@@ -126,8 +126,14 @@ def test_functional_call(backend):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own
-@pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("channels_last", "training"),
+    [
+        (True, True), (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_opcheck(backend, channels_last, training):
     x = torch.randn(4, 6, 5, 3, requires_grad=True)
     if channels_last:
@@ -278,7 +284,7 @@ def test_functional_gradients():
 
 
 @pytest.mark.slow
-def test_ten_million_values_a_channel(backend):
-    layer = BatchNorm2d(1, activation="leaky_relu")
-    x = torch.randn(10, 1, 1000, 1000) + 3
+def test_ten_million_values_a_channel(backend, device):
+    layer = BatchNorm2d(1, activation="leaky_relu").to(device)
+    x = torch.randn(10, 1, 1000, 1000, device=device) + 3
     check_layer(layer, x, torch.randn_like(x))

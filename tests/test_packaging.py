@@ -67,6 +67,7 @@ def test_the_source_distribution_holds_every_tracked_file(unpacked):
     assert not missing
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_alone(wheel):
     with zipfile.ZipFile(wheel) as file:
         names = file.namelist()
@@ -81,6 +82,7 @@ def test_the_wheel_holds_the_package_alone(wheel):
     assert modules <= set(names)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_extension(wheel, tmp_path):
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
     call(*command, "--target", tmp_path / "site", wheel, cwd=tmp_path)

@@ -7,21 +7,38 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import INTERPRETED, missing
 
 from ganfast.ops import _triton
 
 TESTS = Path(__file__).parent
 TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "triton_losses", "triton_forms")
+CHOSEN = (
+    "test_every_mode or every_form and float32 or double_backward and given0 and norm_act"
+    " or cross_entropy_in_parts and float32 or gan_loss_in_parts and 1000"
+)
+"""For `make test`: every kernel in each of its forms, in float32."""
 
 
-def test_the_ops_pass_their_tests_in_the_interpreter():
+def interpret(tests: str, *names: str) -> None:
+    """Run tests in a process where Triton interprets its kernels."""
     if INTERPRETED or _triton.why_not("cuda"):
         missing("triton", _triton.why_not("cuda") or "this is the interpreter")
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "triton", "--no-header",
-         *(str(TESTS / f"test_{name}.py") for name in TESTED)],
+        [sys.executable, "-m", "pytest", "-q", "-k", tests, "--no-header",
+         *(str(TESTS / f"test_{name}.py") for name in names)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, cwd=TESTS.parent,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]
+
+
+def test_chosen_tests_pass_in_the_interpreter():
+    interpret(f"triton and ({CHOSEN})", *TESTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TESTED)
+def test_the_ops_pass_their_tests_in_the_interpreter(name):
+    interpret("triton", name)

@@ -1,6 +1,6 @@
 """Every kernel that the host side of the Triton backend launches, compiled for GPUs without one.
 
-``python -m pytest -s tests/test_triton_code.py`` prints registers and shared memory.
+``python -m pytest -m "" -s tests/test_triton_code.py`` prints registers and shared memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 DTYPES |= {torch.float64: "fp64", torch.int64: "i64"}
 # On chip, in parts, a batch of vectors, image sizes that no vector fits, more than 2^31 elements.
-SHAPES = [(64, 256, 4, 4), (128, 64, 32, 32), (64, 1024), (9, 33, 5, 5), (2**14, 3, 256, 256)]
+SHAPES = [(64, 256, 4, 4), (128, 64, 32, 32)]
+SLOW_SHAPES = [(64, 1024), (9, 33, 5, 5), (2**14, 3, 256, 256)]
+
+
+def slow(*values):
+    """Return parameters of a test that are left to `make test-all`."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 @pytest.fixture
@@ -121,10 +127,10 @@ def layer_calls(shape, dtype, channels_last, **options):
     batch_norm_act.double_backward(x, vector, vector, x, *constants)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [*slow(80), 90])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, *slow(*SLOW_SHAPES)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *slow(torch.bfloat16, torch.float64)], ids=str)
 def test_layers_compile_and_fit(launches, tmp_path, capability, channels_last, shape, dtype):
     if channels_last and len(shape) == 2:
         pytest.skip("two dimensions have one layout")
@@ -136,6 +142,7 @@ def test_layers_compile_and_fit(launches, tmp_path, capability, channels_last, s
         check_resources(compiled(*launch, capability), capability, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -145,7 +152,7 @@ def test_layers_compile_and_fit(launches, tmp_path, capability, channels_last, s
     ids=str,
 )  # fmt: skip
 def test_every_option_compiles(launches, tmp_path, options):
-    for shape in ((64, 256, 4, 4), (128, 64, 32, 32)):
+    for shape in SHAPES:
         layer_calls(shape, torch.float32, False, **options)
     for launch in launches:
         check_resources(compiled(*launch, 90), 90, tmp_path)
@@ -178,8 +185,8 @@ def test_a_smaller_last_batch_takes_the_same_code(launches):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(64, 256, 4, 4), (128, 64, 32, 32)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *slow(torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tiles_are_read_and_written_16_bytes_at_a_time(launches, channels_last, dtype, shape):
     layer_calls(shape, dtype, channels_last)
     for kernel, arguments, constants in launches:
@@ -194,8 +201,8 @@ def test_tiles_are_read_and_written_16_bytes_at_a_time(launches, channels_last, 
         assert accesses(code, "st.global").count(16) >= needed * len(written), name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-@pytest.mark.parametrize("size", [64, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, *slow(torch.bfloat16, torch.float64)], ids=str)
+@pytest.mark.parametrize("size", [*slow(64), 2**20])
 def test_losses_compile_and_fit(launches, tmp_path, dtype, size):
     x = torch.empty(size, device="meta", dtype=dtype)
     for from_logits in (False, True):

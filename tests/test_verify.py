@@ -65,7 +65,14 @@ def broken(request):
 
 
 @pytest.mark.filterwarnings("ignore:(?s).*Overriding a previously registered kernel")
-@pytest.mark.parametrize("broken", WRONG, indirect=True)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        name if not name.endswith("_backward") else pytest.param(name, marks=pytest.mark.slow)
+        for name in WRONG
+    ],
+    indirect=True,
+)
 def test_a_wrong_kernel_fails(broken, capsys):
     # The choice "native" leaves the override in place.
     rows = list(verify(backends=["native"], dtypes=["float32"]))
