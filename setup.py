@@ -82,14 +82,13 @@ def extensions():
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
         found.append(CppExtension(CPU_PART, sources["cpp"], extra_compile_args=cxx, **common))
-    gpu = torch.cuda.is_available()
-    if "TORCH_CUDA_ARCH_LIST" not in os.environ:
-        architecture = torch.cuda.get_device_capability() if gpu and MODE == "auto" else (9, 0)
-        os.environ["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*architecture)
-    if MODE == "auto" and not gpu:
-        record("no GPU is visible; GANFAST_BUILD=cuda builds it all the same", CUDA_PART)
-    elif MODE != "cpu" and torch.version.cuda is not None:
-        if not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
+    gpu = MODE == "auto" and torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability() if gpu else (9, 0)
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*capability))
+    if MODE != "cpu" and torch.version.cuda is not None:
+        if MODE == "auto" and not gpu:
+            record("no GPU is visible; GANFAST_BUILD=cuda builds it all the same", CUDA_PART)
+        elif not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
             cuda = {"extra_compile_args": {"cxx": cxx, "nvcc": nvcc}, **common}

@@ -106,8 +106,8 @@ def test_auto_builds_cuda_only_for_a_gpu_that_is_there(tree):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     assert build(tree, "auto", CXX="no-such-compiler").returncode == 0
-    assert "no GPU is visible; GANFAST_BUILD=cuda builds" in said_of(tree, "_native_cuda")
     if torch.version.cuda is not None:
+        assert "no GPU is visible; GANFAST_BUILD=cuda builds" in said_of(tree, "_native_cuda")
         result = build(tree, "cuda", CUDA_HOME="/nowhere")
         assert result.returncode != 0
         assert "install the CUDA toolkit or set CUDA_HOME" in result.stderr
