@@ -56,8 +56,8 @@ GANFAST_INLINE void to_double(FloatVec v, DoubleVec& low, DoubleVec& high) {
   high = __builtin_convertvector(half[1], DoubleVec);
 }
 
-// a * b + c, with one rounding where the processor has the instruction (-ffp-contract=fast). Forward
-// and backward agree bit for bit either way: they compile to the same operations.
+// a * b + c, with one rounding where the processor has the instruction (-ffp-contract=fast).
+// Forward and backward agree bit for bit either way: they compile to the same operations.
 template <typename V>
 GANFAST_INLINE V multiply_add(V a, V b, V c) {
   return a * b + c;
