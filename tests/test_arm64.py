@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 COMPILERS = {
     "arm64, g++": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"]),
