@@ -22,9 +22,10 @@ def is_too_slow(name: str) -> bool:
 
 
 def prepare() -> None:
-    """Make the interpreter quicker, and its bfloat16 that of a GPU."""
+    """Make the interpreter quicker, and its bfloat16 and its sums those of a GPU."""
     _prepare_modules_once()
     _round_bfloat16()
+    _sum_in_a_tree()
 
 
 def _prepare_modules_once() -> None:
@@ -61,3 +62,22 @@ def _round_bfloat16() -> None:
         return convert(values, source, target, mode)
 
     interpreter._convert_float = rounding
+
+
+def _sum_in_a_tree() -> None:
+    """Add up a tile as threads of a GPU do, by halves; numpy adds rows one after another.
+
+    The error of one sum of n values grows with log(n) instead of n.
+    """
+    from triton.runtime import interpreter
+
+    def tree(self: Any, block: Any) -> Any:
+        values = np.moveaxis(block.handle.data, self.axis or 0, 0)
+        if self.axis is None:
+            values = block.handle.data.reshape(-1)
+        while len(values) > 1:  # tiles have powers of two in each dimension
+            values = values[: len(values) // 2] + values[len(values) // 2 :]
+        total = np.moveaxis(values, 0, self.axis or 0) if self.keep_dims else values[0]
+        return self.to_tensor(total, block.dtype)
+
+    interpreter.ReduceOps.sum = tree
