@@ -91,16 +91,16 @@ def main() -> None:
 
 def _machine(result: Result) -> str:
     machine = result.machine
-    return machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
+    cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['capability']})"
+    return machine["gpu"] or cpu
 
 
 def _caption(name: str, results: Sequence[Result]) -> str:
     machines = [r.machine for r in results]
     dates = sorted({m["date"] for m in machines})
     versions = sorted({f"torch {m['torch']}, commit {m['commit']}" for m in machines})
-    capability = "" if machines[0]["gpu"] else f" ({machines[0]['capability']})"
     return (
-        f"**{_machine(results[0])}**{capability}, {'; '.join(versions)}, {' to '.join(dates)}. "
+        f"**{_machine(results[0])}**, {'; '.join(versions)}, {' to '.join(dates)}. "
         "Times of others over those of ganfast: geometric mean over the shapes, and the least. "
         f"Every case: [{name}.jsonl](benchmarks/results/{name}.jsonl)."
     )
