@@ -93,7 +93,7 @@ check: $(BUILT)
 	$(PY) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	find csrc -name '*.cpp' -print0 | xargs -0 -n 1 -P 2 $${CXX:-c++} -std=c++20 -fsyntax-only \
-	    -fopenmp -Wall -Wextra -Wno-psabi -Werror $(INCLUDES)
+	    -fopenmp -Icsrc -Wall -Wextra -Wno-psabi -Werror $(INCLUDES)
 
 format: $(BUILT)
 	$(PY) -m ruff check --fix-only .

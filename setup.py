@@ -77,6 +77,7 @@ def extensions():
     if os.environ.get("GANFAST_WERROR") == "1":
         cxx, nvcc = [*cxx, "-Werror"], [*nvcc, "-Werror=all-warnings"]
     found, common = [], {"py_limited_api": True, "optional": MODE == "auto"}
+    common["include_dirs"] = [os.path.abspath("csrc")]
     sources = {end: sorted(map(str, Path("csrc").rglob(f"*.{end}"))) for end in ("cpp", "cu")}
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         record("no C++ compiler: install g++ or set CXX", CPU_PART)

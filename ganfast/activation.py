@@ -1,7 +1,7 @@
 """The table of activations that a kernel can fuse.
 
 A row says what the activation computes and how its gradient follows from its input. Every
-backend serves every row: the C++ form is ``csrc/activation.h``, and a test walks this table
+backend serves every row: the C++ form is ``csrc/common/activation.h``, and a test walks this table
 across all of them.
 """
 

@@ -1,6 +1,6 @@
 // CUDA's execution model on the CPU, for tests of the kernels' own code: the threads of a cluster
-// are fibers that run until a barrier, one cluster after another. csrc/launch.cuh includes this in
-// place of the CUDA runtime, with -DGANFAST_EMULATE_CUDA.
+// are fibers that run until a barrier, one cluster after another. csrc/cuda/launch.cuh includes
+// this in place of the CUDA runtime, with -DGANFAST_EMULATE_CUDA.
 //
 // It reports threads that end while others wait at a barrier, barriers that nobody else comes to,
 // shared memory that was never written (it holds NaN), and kernels that start early but never wait.

@@ -55,10 +55,14 @@ def _build(root: Path, folder: Path) -> Path:
     state = hashlib.sha256(repr((flags, torch.__version__, platform.processor())).encode())
     for path in [*headers, root / "tests" / "cuda_emulation.h"]:
         state.update(path.read_bytes())
-    where = [f"-I{root / 'tests'}", *(f"-isystem{path}" for path in includes())]
+    where = [
+        f"-I{root / 'tests'}",
+        f"-I{root / 'csrc'}",
+        *(f"-isystem{path}" for path in includes()),
+    ]
     objects, commands = [], []
     for source in sorted((root / "csrc").rglob("*.cu")):
-        if source.name == "device.cu":
+        if source.name == "module.cu":
             continue
         name = hashlib.sha256(state.digest() + source.read_bytes()).hexdigest()[:16]
         objects.append(folder / f"{source.parent.name}_{source.stem}.{name}.o")

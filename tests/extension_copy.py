@@ -25,7 +25,7 @@ class Extension:
         self.library, self.objects = copy / "ganfast" / "_native.so", copy / "build" / "objects"
         self.objects.mkdir(parents=True)
         self.compiler = os.environ.get("CXX", "c++")
-        self.flags = [*flags, "-std=c++20", "-fPIC", "-w"]
+        self.flags = [*flags, "-std=c++20", "-fPIC", "-w", f"-I{copy / 'csrc'}"]
         self.flags += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
         self.flags += ["-fopenmp"] if sys.platform == "linux" else []
         torch_folder = Path(torch.__file__).parent

@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "batch_norm_act/cpu_kernels.h"
-#include "loss_kernels.h"
+#include "cpu/batch_norm_act/kernels.h"
+#include "cpu/losses/kernels.h"
 
 using namespace ganfast;
 

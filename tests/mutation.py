@@ -65,20 +65,20 @@ splits order | (real_label, fake_label), strict | (fake_label, real_label), stri
 hinge corner | (1 - label * u <= 0) | (1 - label * u < 0)
 NaN at the hinge | (1 - label * u <= 0).logical_not() | (1 - label * u > 0)
 factor 1/n | slope * (dloss / x.numel() | slope * (dloss / x.shape[-1]
-csrc/activation.h: batch_norm_act
+csrc/common/activation.h: batch_norm_act
 slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
 mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
-csrc/batch_norm_act/ops.h: batch_norm_act
+csrc/common/pointwise.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
-csrc/batch_norm_act/cpu_walks.h: batch_norm_act
+csrc/cpu/batch_norm_act/loops.h: batch_norm_act
 missing tail of planes | if (rest != 0 && whole != 0) { | if (rest > 1 && whole != 0) {
 missing tail of short planes | } else if (rest != 0) { | } else if (rest > 1) {
 lanes counted twice | {L - rest, L} | {0, L}
 missing tail of channels, sums | sum.some(at, (r + i) * C + c, {0, count}, k) | sum.some(at, (r + i) * C + c, {0, count - 1}, k)
 missing tail of channels, y | action.some(at, (r + i) * C + c, {0, count}, k) | action.some(at, (r + i) * C + c, {0, count - 1}, k)
 runs in float | constexpr int64_t run_length = 32; | constexpr int64_t run_length = 1 << 20;
-csrc/batch_norm_act/cpu_kernels_impl.h: batch_norm_act
+csrc/cpu/batch_norm_act/kernels_impl.h: batch_norm_act
 eps | (var < 0 ? 0 : var) + k.eps | (var < 0 ? 0 : var) + 2 * k.eps
 rest of the mean | bias - rest * scale | bias
 told relu's mask at zero | ~(z <= V{}) | ~(z < V{})
@@ -88,53 +88,53 @@ guess not finite | return mean - mean == 0 ? mean : 0; | return mean;
 mean of d_dy | q[c] - scale[c] * mean_v) | q[c])
 last term of d_x | (mean_eh + scale[c] * s * per_value) | mean_eh
 ddbias in evaluation | factors[C + c] = q[c]; | factors[C + c] = 0;
-csrc/batch_norm_act/cpu_plan.h: batch_norm_act
+csrc/cpu/batch_norm_act/tiling.h: batch_norm_act
 parts of a sum | total[i + c] += more[i + c] | total[i + c] = more[i + c]
-csrc/batch_norm_act/cpu.cpp: batch_norm_act
+csrc/cpu/batch_norm_act/forward.cpp: batch_norm_act
 M/(M-1) | steps, M / (M - 1)) | steps, 1.0)
 momentum | (1 - step) * value[c] + step | step * value[c] + (1 - step)
 momentum None | 1.0 / static_cast<double>(*count) | 1.0 / static_cast<double>(*count + 1)
 splits order | step = steps[split]; | step = steps[plan.splits - 1 - split];
-csrc/batch_norm_act/cpu_backward.cpp: batch_norm_act
+csrc/cpu/batch_norm_act/backward.cpp: batch_norm_act
 splits in dbias | both[C + c] += total[c] | both[C + c] = total[c]
-csrc/loss.h: binary_cross_entropy gan_loss
+csrc/common/loss_math.h: binary_cross_entropy gan_loss
 log clamp | Math::at_least(Math::log_of(x), -100.0) | Math::at_least(Math::log_of(x), -99.0)
 pos_weight | ((p - 1.0f) * t + 1.0f) | (p + 0.0f * t)
 smallest denominator | 1e-12f) | 1e-12)
 hinge corner | 1.0f - t * x <= 0.0f ? V{} : -t | 1.0f - t * x < 0.0f ? V{} : -t
 score | return sigmoid_given(x, Math::exp_of_nonpositive(Math::minus_abs(x))); | return x;
-csrc/simd_math.h: binary_cross_entropy gan_loss
+csrc/cpu/simd_math.h: binary_cross_entropy gan_loss
 coefficient of exp | 0.1666657703f | 0.1666f
 log of a subnormal | FloatVec{} - 23.0f | FloatVec{} - 22.0f
 rounding in log(1 - x) | return log_of(u) + (u == 0.0f ? FloatVec{} : lost / u); | return log_of(u);
-csrc/loss_kernels_impl.h: binary_cross_entropy gan_loss
+csrc/cpu/losses/kernels_impl.h: binary_cross_entropy gan_loss
 missing tail | keep<T>(o.loss(), 0, count) | keep<T>(o.loss(), 0, count - 1)
 weight | return plain ? y : y * w; | return y;
 runs in float | constexpr int64_t loss_run = 32; | constexpr int64_t loss_run = 1 << 20;
-csrc/loss_plan.h: binary_cross_entropy gan_loss
+csrc/cpu/losses/tiling.h: binary_cross_entropy gan_loss
 parts of the score | total[1] += part.sums[1] | total[1] = part.sums[1]
-csrc/binary_cross_entropy/cpu.cpp: binary_cross_entropy
+csrc/cpu/losses/binary_cross_entropy.cpp: binary_cross_entropy
 label | call.label = label; | call.label = label > 0.5;
 factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<double>(n)
-csrc/batch_norm_act/cuda_finish.cuh: cuda
+csrc/cuda/batch_norm_act/finish.cuh: cuda
 eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
 splits order | call.at.splits + split + 1 | call.at.splits + 1
 mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
 rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
-csrc/batch_norm_act/cuda_two_kernels.cuh: cuda
+csrc/cuda/batch_norm_act/two_pass.cuh: cuda
 merge of chunks | n * distance * distance; | 0;
-csrc/batch_norm_act/cuda_on_chip.cuh: cuda
+csrc/cuda/batch_norm_act/single_pass.cuh: cuda
 merge of a cluster | told[r][1] + n_r * distance * distance | told[r][1]
 slice of a cluster | item * part.step + part.thread; | item * part.step;
-csrc/batch_norm_act/cuda_walk.cuh: cuda
+csrc/cuda/batch_norm_act/loops.cuh: cuda
 missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
-csrc/block_sum.cuh: cuda
+csrc/cuda/block_sum.cuh: cuda
 last warp | warp < warps; ++warp | warp < warps - 1; ++warp
-csrc/score_kernels.cu: cuda
+csrc/cuda/losses/kernels.cu: cuda
 missing tail | group.n - i < V ? static_cast<int>(group.n - i) | group.n - i < V ? 0
 factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0].divisor
-csrc/gan_loss/cpu.cpp: gan_loss
+csrc/cpu/losses/gan_loss.cpp: gan_loss
 factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
 ganfast/ops/batch_norm_act/triton_kernels.py: batch_norm_act triton_forms
@@ -219,7 +219,7 @@ def mutations() -> list[Mutation]:
 
 
 NOT_CALLED = """#include <cstdlib>
-#include "instruction_set.h"
+#include "cpu/instruction_set.h"
 namespace ganfast::{0} {{
 const Kernels& kernels(const Selection&) {{ std::abort(); }}
 const LossKernels& kernels(const LossSelection&) {{ std::abort(); }}
@@ -230,7 +230,7 @@ const LossKernels& kernels(const LossSelection&) {{ std::abort(); }}
 def compile_extension(copy: Path) -> Extension:
     """Compile what the tests call, so that a mutation needs little compiled again."""
     for name in ("baseline", "avx2", "avx512", "avx512_bf16"):
-        file = copy / "csrc" / f"cpu_{name}.cpp"
+        file = copy / "csrc" / "cpu" / f"{name}.cpp"
         if name == USED:  # in halves, of which a mutation changes one
             _halve(file)
         else:  # never called: there is only the name
@@ -241,12 +241,12 @@ def compile_extension(copy: Path) -> Extension:
 
 def _halve(file: Path) -> None:
     """Make two sources of one with all kernels: batch_norm_act's, and those of the losses."""
-    impl, source = "cpu_kernels_impl.h", file.read_text()
-    halves = f'#include "batch_norm_act/{impl}"', '#include "loss_kernels_impl.h"'
+    impl, source = "kernels_impl.h", file.read_text()
+    halves = [f'#include "cpu/{family}/{impl}"' for family in ("batch_norm_act", "losses")]
     for i, other in enumerate(halves):
         text = file.with_name(impl).read_text().replace(other, "")
         file.with_name(f"half_{i}.h").write_text(text)
-        file.with_name(f"half_{i}.cpp").write_text(source.replace(impl, f"half_{i}.h"))
+        file.with_name(f"half_{i}.cpp").write_text(source.replace(f"cpu/{impl}", f"cpu/half_{i}.h"))
     file.unlink()
 
 

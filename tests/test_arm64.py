@@ -29,7 +29,7 @@ def test_kernels_without_torch(name, tmp_path):
     from torch.utils.cpp_extension import include_paths
 
     includes = [flag for path in include_paths() for flag in ("-isystem", path)]
-    sources = [ROOT / "csrc" / "cpu_baseline.cpp", ROOT / "tests" / "kernels_alone.cpp"]
+    sources = [ROOT / "csrc" / "cpu" / "baseline.cpp", ROOT / "tests" / "kernels_alone.cpp"]
     subprocess.run(
         [*compiler, "-std=c++20", "-O2", "-ffp-contract=fast", "-fno-math-errno",
          "-fno-trapping-math", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *includes, *map(str, sources),

@@ -19,7 +19,8 @@ TESTS = Path(__file__).parent
 OPS = ("batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn")
 FORMS = str(TESTS / "emulated_forms.py")
 CSRC = TESTS.parent / "csrc"
-KERNELS = [CSRC / "score_kernels.cu", *sorted((CSRC / "batch_norm_act").glob("cuda_*.cu"))]
+CUDA = CSRC / "cuda"
+KERNELS = [CUDA / "losses/kernels.cu", *sorted((CUDA / "batch_norm_act").glob("*float*.cu"))]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ BROKEN_KERNELS = {
     "a kernel that starts early": "",
 }
 BROKEN = """
-#include "block_sum.cuh"
+#include "cuda/block_sum.cuh"
 namespace ganfast {
 using Room = SharedArray<float, 64>;
 __global__ void broken(int) { KERNEL }
@@ -92,7 +93,7 @@ int main() {
 
 DIVISION = """
 #include <random>
-#include "vectors.cuh"
+#include "cuda/vector_io.cuh"
 int main() {
   std::mt19937 random;
   for (int i = 0; i < 1000000; ++i) {
@@ -156,6 +157,7 @@ def compile_report(source: Path) -> str:
         for old in folder.glob(f"{source.stem}.*.ptxas"):
             old.unlink()
         command = ["nvcc", "-O3", "-std=c++20", "-fatbin", "-Xptxas=-v", "-Werror=all-warnings"]
+        command += [f"-I{CSRC}"]
         command += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ("80", "90")]
         for path in emulated_cuda.includes():
             command += ["-isystem", str(path)]

@@ -1,4 +1,4 @@
-"""What g++ makes of csrc/simd.h: vector instructions for each x86-64 instruction set.
+"""What g++ makes of csrc/cpu/simd.h: vector instructions for each x86-64 instruction set.
 
 Vectors wider than an instruction set's registers compile too, but g++ lowers their comparisons and
 selections lane by lane, at several times the cost. These tests read the machine code.
@@ -24,12 +24,12 @@ SOURCE = """
 #include <type_traits>
 #include <immintrin.h>
 #include <torch/headeronly/util/Half.h>
-#include "activation.h"
+#include "common/activation.h"
 namespace ganfast::isa {
 #define GANFAST_ISA isa
-#include "simd.h"
+#include "cpu/simd.h"
 namespace {
-#include "batch_norm_act/ops.h"
+#include "common/pointwise.h"
 }
 using Element = ELEMENT;
 using V = Vec<Element>;
@@ -51,7 +51,7 @@ void sums(const Element* x, const Element* dy, const V* k, V* sum) {
 
 def defines_of(unit: str) -> list[str]:
     """Read the macros and the target of one of the kernels' translation units."""
-    text = (CSRC / f"cpu_{unit}.cpp").read_text()
+    text = (CSRC / "cpu" / f"{unit}.cpp").read_text()
     target = re.search(r'#pragma GCC target\("(.*)"\)', text)
     flags = [f"-m{name}" for name in target[1].split(",")] if target else []
     macros = re.findall(r"^#define (GANFAST_\w+)(?: (\w+))?$", text, re.MULTILINE)

@@ -1,7 +1,7 @@
 """The losses of one score for Triton kernels, and how scores are shared out to programs.
 
-This is csrc/loss.h again; ``gan_loss`` has the formulas. x is a score, t its target, p the weight
-of positive examples (of logits only).
+This is csrc/common/loss_math.h again; ``gan_loss`` has the formulas. x is a score, t its target, p
+the weight of positive examples (of logits only).
 """
 
 from typing import Any

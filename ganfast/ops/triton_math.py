@@ -2,8 +2,8 @@
 
 In float32 ``tl.exp`` is the hardware's approximate power of two, ``/`` and ``tl.sqrt`` are
 approximations too, and libdevice's functions do not run in the interpreter. So float32 has the
-polynomials of csrc/simd_math.h, Chebyshev fits whose fitted part's relative error is below 2e-8;
-float64 has libdevice's exp and log, which ``tl.exp`` and ``tl.log`` stand for there.
+polynomials of csrc/cpu/simd_math.h, Chebyshev fits whose fitted part's relative error is below
+2e-8; float64 has libdevice's exp and log, which ``tl.exp`` and ``tl.log`` stand for there.
 """
 
 import triton

@@ -166,7 +166,7 @@ double_backward = _library.define(
 
 
 class _Forward(torch.autograd.Function):
-    """Tie the forward ops to ``backward``; ``csrc/batch_norm_act/autograd.cpp`` is its twin."""
+    """Tie the forward ops to ``backward``; ``csrc/autograd/batch_norm_act.cpp`` is its twin."""
 
     @staticmethod
     def forward(

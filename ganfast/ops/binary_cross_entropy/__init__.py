@@ -94,7 +94,7 @@ target_backward = _library.define(
 
 
 class _Forward(torch.autograd.Function):
-    """Tie the op to its backward ops; ``csrc/binary_cross_entropy/autograd.cpp`` is its twin."""
+    """Tie the op to its backward ops; ``csrc/autograd/binary_cross_entropy.cpp`` is its twin."""
 
     @staticmethod
     def forward(

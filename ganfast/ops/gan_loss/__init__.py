@@ -89,7 +89,7 @@ backward = _library.define(
 
 
 class _Forward(torch.autograd.Function):
-    """Tie ``forward`` to ``backward``; ``csrc/gan_loss/autograd.cpp`` is its twin."""
+    """Tie ``forward`` to ``backward``; ``csrc/autograd/gan_loss.cpp`` is its twin."""
 
     @staticmethod
     def forward(

@@ -1,8 +1,0 @@
-// The CUDA kernels of batch_norm_act for bfloat16.
-#include "cuda_kernels.cuh"
-
-namespace ganfast {
-
-template struct BatchNormActKernels<c10::BFloat16>;
-
-}  // namespace ganfast

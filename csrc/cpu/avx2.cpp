@@ -1,0 +1,29 @@
+// The kernels for x86-64 with AVX2 and FMA.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+
+#include <torch/headeronly/util/Half.h>
+
+#include "cpu/batch_norm_act/kernels.h"
+#include "cpu/losses/kernels.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx,avx2,fma,f16c")
+#endif
+
+#define GANFAST_ISA avx2
+#define GANFAST_AVX2
+#define GANFAST_VECTOR_BYTES 32
+#include "cpu/kernels_impl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

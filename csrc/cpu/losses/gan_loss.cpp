@@ -1,0 +1,118 @@
+// The ops of gan_loss on the CPU; the mathematics is in common/loss_math.h.
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include "cpu/losses/tiling.h"
+
+namespace ganfast {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Loss parse_kind(std::string_view kind) {
+  if (kind == "probabilities") return Loss::probabilities;
+  if (kind == "logits") return Loss::logits;
+  if (kind == "squared") return Loss::squared;
+  if (kind == "hinge") return Loss::hinge;
+  TORCH_CHECK(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
+  return Loss::linear;
+}
+
+const LossKernels& kernels_for(const Tensor& x, std::string_view kind) {
+  return select_kernels<LossSelection>({element_type("gan_loss", x), parse_kind(kind), true});
+}
+
+// Scores of one label: a tensor, or a half of one.
+struct Scores {
+  const Tensor* x;
+  int64_t begin, count;
+  double label;
+
+  LossCall call() const {
+    LossCall c{};
+    c.x = data(*x) + begin * static_cast<int64_t>(x->element_size());
+    c.label = label;
+    return c;
+  }
+};
+
+// What is real in an op's arguments, and what generated: its count is -1 where there is none.
+std::pair<Scores, Scores> real_and_fake(const Tensor& real, const Tensor& fake, double real_label,
+                                        double fake_label, int64_t splits) {
+  const int64_t n = real.numel() / splits;
+  const Scores first{&real, 0, n, real_label};
+  if (splits == 2) return {first, {&real, n, n, fake_label}};
+  if (fake.defined()) return {first, {&fake, 0, fake.numel(), fake_label}};
+  return {first, {nullptr, 0, -1, 0}};
+}
+
+Tensor contiguous(const Tensor& x) { return x.contiguous(x.suggest_memory_format()); }
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const OptionalTensor& fake_any,
+                                           std::string_view kind, double real_label,
+                                           double fake_label, int64_t splits) {
+  const Tensor real = contiguous(real_any);
+  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
+  TORCH_CHECK(!fake.defined() ||
+                  (fake.scalar_type() == real.scalar_type() && fake.device() == real.device()),
+              "real and fake scores must agree in dtype and device, got ", real.scalar_type(),
+              " on ", real.device(), " and ", fake.scalar_type(), " on ", fake.device());
+  const LossKernels& kernels = kernels_for(real, kind);
+  const at::ScalarType type = arithmetic_type(real);
+  const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
+
+  const auto mean = [](auto kernel, const Scores& scores) {
+    auto sums = sum_up(kernel, scores.call(), scores.count);
+    for (double& sum : sums) sum /= static_cast<double>(scores.count);
+    return sums;
+  };
+  if (second.count < 0) {
+    const Tensor none = at::empty({0}, at::TensorOptions(type));
+    return {scalar(mean(kernels.sums, first)[0], type), none, at::empty_like(none)};
+  }
+  const auto of_real = mean(kernels.scored_sums, first);
+  const auto of_fake = mean(kernels.scored_sums, second);
+  return {scalar(of_real[0] + of_fake[0], type), scalar(of_real[1], type),
+          scalar(of_fake[1], type)};
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
+                                    const OptionalTensor& fake_any, std::string_view kind,
+                                    double real_label, double fake_label, int64_t splits,
+                                    bool need_real, bool need_fake) {
+  const Tensor real = contiguous(real_any);
+  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
+  const LossKernels& kernels = kernels_for(real, kind);
+  const auto gradient_of = [&](const Tensor& x, bool needed) {
+    return needed && x.defined() ? output_like(x) : at::empty({0}, real.options());
+  };
+  const Tensor dreal = gradient_of(real, need_real), dfake = gradient_of(fake, need_fake);
+  const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
+  const double incoming = value_of(dloss);
+
+  const auto write = [&](const Scores& scores, const Tensor& dx) {
+    LossCall call = scores.call();
+    call.out = mutable_data(dx) + scores.begin * static_cast<int64_t>(dx.element_size());
+    call.factor = incoming / static_cast<double>(scores.count);
+    for_each_part(scores.count, [&](int64_t, int64_t begin, int64_t end) {
+      kernels.gradients(call, begin, end);
+    });
+  };
+  if (need_real) write(first, dreal);
+  if (need_real && splits == 2) write(second, dreal);
+  if (need_fake && fake.defined()) write(second, dfake);
+  return {dreal, dfake};
+}
+
+TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
+  m.impl("gan_loss", &forward);
+  m.impl("gan_loss_backward", &backward);
+}
+
+}  // namespace
+}  // namespace ganfast

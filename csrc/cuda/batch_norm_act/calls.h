@@ -1,0 +1,116 @@
+// What the CUDA kernels of batch_norm_act are given, and how a launch is described to them.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/batch_norm_act/limits.h"
+#include "cuda/vector_io.cuh"
+
+namespace ganfast {
+
+// How a tensor lies in memory, and which part of it a block works on.
+//
+// A unit is what one thread reads of a tensor at a time. NC*: V positions of one channel; a block
+// has one channel. Channels-last: V channels of one row (an image's position); a block has
+// threads.x * V channels.
+struct Geometry {
+  int64_t channels;
+  int64_t positions;        // of a plane; channels-last: 1
+  int64_t units;            // of a channel in one split
+  int64_t units_per_block;  // consecutive ones; of a block's threads each takes every n-th
+  int64_t split_stride;     // elements from one split to the next
+  double values;            // of a channel in one split: M
+  double inverse_values;
+  int splits;
+  int chunks;  // blocks that share a channel's units in one split
+  int channel_blocks;
+  Divider units_of_plane;  // NC*
+};
+
+// relu or leaky_relu, which with slope 1 is none, and where it stands.
+struct GivenActivation {
+  double slope;
+  bool relu;
+  bool act_norm;  // in front of the normalisation
+};
+
+// Parameters and running statistics are null where there are none.
+// stats: (splits, 4, C), rows mean, rstd, scale, shift, of the arithmetic's type.
+// partials: (splits, chunks, results, C), of the form in two kernels.
+struct ForwardCall {
+  Geometry at;
+  const void* x;
+  void* y;
+  void* stats;
+  EitherVector weight, bias, running_mean, running_var;
+  int64_t* num_batches_tracked;  // or null
+  double* partials;
+  double momentum;
+  double eps;
+  GivenActivation activation;
+  bool cumulative;  // momentum None: 1 / num_batches_tracked
+  bool training;
+};
+
+struct BackwardCall {
+  Geometry at;
+  const void *x, *dy;
+  void* dx;  // null where nobody wants it
+  const void* stats;
+  void *dweight, *dbias;  // of the arithmetic's type, or null
+  double* partials;
+  GivenActivation activation;
+  bool training;
+};
+
+struct DoubleBackwardCall {
+  Geometry at;
+  const void *x, *dy;
+  const void* ddx;  // null for zeros
+  void *d_dy, *d_x;
+  const void* stats;
+  EitherVector ddweight, ddbias;
+  void* d_weight;  // of the arithmetic's type
+  double* partials;
+  GivenActivation activation;
+  bool training;
+};
+
+enum class Form { on_chip, two_kernels };
+
+// How one call is launched, decided by launch_config.h.
+struct Recipe {
+  Form form;
+  GivenActivation activation;
+  bool channels_last;
+  bool vectors;     // units of several values; else of one
+  bool many_items;  // on chip: most_items units in each thread's registers, else few_items
+  unsigned blocks;
+  dim3 threads;
+  int cluster;
+  bool starts_early;  // the second kernel may
+};
+
+// The launches, one file of instantiations for each element type.
+template <typename T>
+struct BatchNormActKernels {
+  static bool fits(const Recipe& recipe, bool backward);
+  static cudaError_t forward(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
+  // The second of forward's two kernels, alone where call.training is not set.
+  static cudaError_t evaluate(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
+  static cudaError_t backward(const Recipe& recipe, const BackwardCall& call, cudaStream_t stream);
+  static cudaError_t double_backward(const Recipe& recipe, const DoubleBackwardCall& call,
+                                     cudaStream_t stream);
+};
+
+// float64 is there to check gradients with: it has the form in two kernels, in units of one value.
+template <typename T>
+inline constexpr bool is_for_checks = std::is_same_v<T, double>;
+
+// Values of a unit; the double backward has most to keep in registers.
+template <typename T>
+inline constexpr int unit_values = is_for_checks<T> ? 1 : word_values<T>;
+template <typename T>
+inline constexpr int double_backward_unit_values = is_for_checks<T> ? 1 : word_values<Scalar<T>>;
+
+}  // namespace ganfast

@@ -1,0 +1,288 @@
+// The ops of batch_norm_act on CUDA devices. The kernels are in cuda_*.cuh, the mathematics in
+// ganfast/ops/batch_norm_act/__init__.py.
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <map>
+#include <mutex>
+#include <tuple>
+
+#include "cuda/batch_norm_act/launch_config.h"
+
+namespace ganfast {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+bool has(const OptionalTensor& t) { return t && t->defined(); }
+
+void check_vector(const char* name, const OptionalTensor& vector, const Tensor& x) {
+  if (!has(vector)) return;
+  TORCH_CHECK(vector->numel() == x.size(1), name, " should contain ", x.size(1), " elements not ",
+              vector->numel());
+  TORCH_CHECK(vector->device() == x.device(), name, " must be on ", x.device(),
+              " as the input is, got ", vector->device());
+  const at::ScalarType wide = arithmetic_type(x);
+  TORCH_CHECK(vector->scalar_type() == wide || vector->scalar_type() == x.scalar_type(),
+              "mixed dtype: expected ", name, " to have scalar type ", toString(wide), " or ",
+              toString(x.scalar_type()), " for an input of ", toString(x.scalar_type()), ", got ",
+              toString(vector->scalar_type()));
+}
+
+// A C-sized vector as kernels take it; what has strides is copied, and where it was written to,
+// copied back.
+class Vector {
+ public:
+  explicit Vector(const OptionalTensor& given) {
+    if (!has(given)) return;
+    original_ = *given;
+    contiguous_ = original_.contiguous();
+  }
+  EitherVector for_kernel(const Tensor& x) const {
+    if (!contiguous_.defined()) return {};
+    return {contiguous_.mutable_data_ptr(), contiguous_.scalar_type() != arithmetic_type(x)};
+  }
+  void copy_back() const {
+    if (contiguous_.defined() && !contiguous_.is_same(original_)) original_.copy_(contiguous_);
+  }
+
+ private:
+  Tensor original_, contiguous_;
+};
+
+// A gradient in x's dtype and memory format.
+Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
+  return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
+}
+
+// Whether the device can hold a cluster of the recipe's. Asking costs microseconds, so the answers
+// are kept.
+bool device_holds(const Recipe& recipe, const Tensor& x, bool backward) {
+  static std::mutex mutex;
+  static std::map<std::tuple<int, int, bool, bool, bool, int, unsigned, bool>, bool> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [entry, is_new] = known.try_emplace(
+      {x.get_device(), static_cast<int>(x.scalar_type()), recipe.activation.relu,
+       recipe.activation.act_norm, recipe.many_items, recipe.cluster, recipe.threads.x, backward});
+  if (is_new) {
+    entry->second = with_element("batch_norm_act", x, [&](auto* element) {
+      using T = std::remove_pointer_t<decltype(element)>;
+      return BatchNormActKernels<T>::fits(recipe, backward);
+    });
+  }
+  return entry->second;
+}
+
+// Takes the form on chip where it fits, else the one in two kernels.
+void choose_form(Plan& plan, const Tensor& x, bool on_chip_wanted, bool backward) {
+  if (on_chip_wanted && plan.choose_on_chip() &&
+      (plan.recipe.cluster == 1 || device_holds(plan.recipe, x, backward))) {
+    return;
+  }
+  plan.choose_two_kernels();
+}
+
+std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weight,
+                                 const OptionalTensor& bias, const OptionalTensor& running_mean,
+                                 const OptionalTensor& running_var,
+                                 const OptionalTensor& num_batches_tracked,
+                                 std::optional<double> momentum, double eps,
+                                 std::optional<std::string_view> activation, double negative_slope,
+                                 std::string_view order, int64_t splits) {
+  check_vector("weight", weight, x_any);
+  check_vector("bias", bias, x_any);
+  check_vector("running_mean", running_mean, x_any);
+  check_vector("running_var", running_var, x_any);
+  if (has(num_batches_tracked)) {
+    TORCH_CHECK(num_batches_tracked->device() == x_any.device(), "num_batches_tracked must be on ",
+                x_any.device(), " as the input is, got ", num_batches_tracked->device(),
+                "; move the module with .to()");
+  }
+  const Device device(x_any);
+  Plan plan(x_any, splits, activation, negative_slope, order);
+  const Tensor x = x_any.contiguous(plan.format);
+  Tensor y = empty_for_kernel_like(x);
+  Tensor stats =
+      empty_for_kernel({splits, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
+  if (x.numel() == 0) {  // torch counts an empty batch but learns nothing from it
+    if (has(num_batches_tracked)) num_batches_tracked->add_(splits);
+    stats.zero_();
+    if (has(bias)) stats.select(1, 3).copy_(*bias);
+    return {y, stats};
+  }
+  const Vector mean(running_mean), var(running_var), w(weight), b(bias);
+  ForwardCall call{};
+  call.cumulative = !momentum && (has(running_mean) || has(running_var));
+  with_element("batch_norm_act", x, [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    plan.choose_units(unit_values<T>, sizeof(T), {x.const_data_ptr(), y.const_data_ptr()});
+    // The average over all batches needs their count before anybody adds to it: two kernels.
+    choose_form(plan, x, !call.cumulative, /*backward=*/false);
+    Tensor partials;
+    if (plan.recipe.form == Form::two_kernels) {
+      partials = plan.partials(x, 2);
+      call.partials = partials.mutable_data_ptr<double>();
+    }
+    call.at = plan.at;
+    call.x = x.const_data_ptr();
+    call.y = y.mutable_data_ptr();
+    call.stats = stats.mutable_data_ptr();
+    call.weight = w.for_kernel(x);
+    call.bias = b.for_kernel(x);
+    call.running_mean = mean.for_kernel(x);
+    call.running_var = var.for_kernel(x);
+    if (has(num_batches_tracked)) {
+      call.num_batches_tracked = num_batches_tracked->mutable_data_ptr<int64_t>();
+    }
+    call.momentum = momentum.value_or(0.0);
+    call.eps = eps;
+    call.activation = plan.recipe.activation;
+    call.training = true;
+    check_launch(BatchNormActKernels<T>::forward(plan.recipe, call, device.stream()));
+  });
+  mean.copy_back();
+  var.copy_back();
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& weight,
+                                    const OptionalTensor& bias, const Tensor& running_mean,
+                                    const Tensor& running_var, double eps,
+                                    std::optional<std::string_view> activation,
+                                    double negative_slope, std::string_view order) {
+  check_vector("weight", weight, x_any);
+  check_vector("bias", bias, x_any);
+  check_vector("running_mean", running_mean, x_any);
+  check_vector("running_var", running_var, x_any);
+  const Device device(x_any);
+  Plan plan(x_any, 1, activation, negative_slope, order);
+  const Tensor x = x_any.contiguous(plan.format);
+  Tensor y = empty_for_kernel_like(x);
+  Tensor stats = empty_for_kernel({1, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
+  if (x.numel() == 0) {  // no kernel has anything to do, but the statistics are known
+    const Tensor known = running_mean.to(plan.arithmetic);
+    const Tensor rstd = running_var.to(plan.arithmetic).add(eps).rsqrt();
+    const Tensor scale = has(weight) ? rstd.mul(weight->to(plan.arithmetic)) : rstd;
+    stats.select(1, 0).copy_(known);
+    stats.select(1, 1).copy_(rstd);
+    stats.select(1, 2).copy_(scale);
+    stats.select(1, 3).zero_();
+    if (has(bias)) stats.select(1, 3).copy_(*bias);
+    return {y, stats};
+  }
+  const Vector mean(running_mean), var(running_var), w(weight), b(bias);
+  with_element("batch_norm_act", x, [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    plan.choose_units(unit_values<T>, sizeof(T), {x.const_data_ptr(), y.const_data_ptr()});
+    plan.choose_two_kernels();  // of which only the second runs
+    ForwardCall call{};
+    call.at = plan.at;
+    call.x = x.const_data_ptr();
+    call.y = y.mutable_data_ptr();
+    call.stats = stats.mutable_data_ptr();
+    call.weight = w.for_kernel(x);
+    call.bias = b.for_kernel(x);
+    call.running_mean = mean.for_kernel(x);
+    call.running_var = var.for_kernel(x);
+    call.eps = eps;
+    call.activation = plan.recipe.activation;
+    check_launch(BatchNormActKernels<T>::evaluate(plan.recipe, call, device.stream()));
+  });
+  return {y, stats};
+}
+
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& x_any,
+                                            const OptionalTensor& /*weight*/, const Tensor& stats,
+                                            double /*eps*/, bool training,
+                                            std::optional<std::string_view> activation,
+                                            double negative_slope, std::string_view order,
+                                            bool need_dx, bool need_affine) {
+  const Device device(x_any);
+  Plan plan(x_any, stats.size(0), activation, negative_slope, order);
+  const Tensor x = x_any.contiguous(plan.format);
+  const Tensor dy = laid_out_like(x, dy_any, plan.format);
+  Tensor dx = need_dx ? empty_for_kernel_like(x) : at::empty({0}, x.options());
+  const int64_t affine_size = need_affine ? plan.at.channels : 0;
+  Tensor dweight = empty_for_kernel({affine_size}, stats.options());
+  Tensor dbias = empty_for_kernel({affine_size}, stats.options());
+  if (x.numel() == 0) return {dx, dweight.zero_(), dbias.zero_()};
+  if (!need_dx && !need_affine) return {dx, dweight, dbias};
+  with_element("batch_norm_act", x, [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    plan.choose_units(unit_values<T>, sizeof(T),
+                      {x.const_data_ptr(), dy.const_data_ptr(), dx.const_data_ptr()});
+    choose_form(plan, x, training, /*backward=*/true);
+    BackwardCall call{};
+    Tensor partials;
+    if (plan.recipe.form == Form::two_kernels && (training || need_affine)) {
+      partials = plan.partials(x, 2);
+      call.partials = partials.mutable_data_ptr<double>();
+    }
+    call.at = plan.at;
+    call.x = x.const_data_ptr();
+    call.dy = dy.const_data_ptr();
+    call.dx = need_dx ? dx.mutable_data_ptr() : nullptr;
+    call.stats = stats.const_data_ptr();
+    call.dweight = need_affine ? dweight.mutable_data_ptr() : nullptr;
+    call.dbias = need_affine ? dbias.mutable_data_ptr() : nullptr;
+    call.activation = plan.recipe.activation;
+    call.training = training;
+    check_launch(BatchNormActKernels<T>::backward(plan.recipe, call, device.stream()));
+  });
+  return {dx, dweight, dbias};
+}
+
+std::tuple<Tensor, Tensor, Tensor> double_backward(
+    const OptionalTensor& ddx_any, const OptionalTensor& ddweight, const OptionalTensor& ddbias,
+    const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& /*weight*/,
+    const Tensor& stats, double /*eps*/, bool training, std::optional<std::string_view> activation,
+    double negative_slope, std::string_view order) {
+  const Device device(x_any);
+  Plan plan(x_any, stats.size(0), activation, negative_slope, order);
+  const Tensor x = x_any.contiguous(plan.format);
+  const Tensor dy = laid_out_like(x, dy_any, plan.format);
+  const Tensor ddx = has(ddx_any) ? laid_out_like(x, *ddx_any, plan.format) : Tensor();
+  const auto vector_of = [&](const OptionalTensor& t) {
+    return Vector(has(t) ? OptionalTensor(t->to(plan.arithmetic)) : std::nullopt);
+  };
+  const Vector p = vector_of(ddweight), q = vector_of(ddbias);
+  Tensor d_dy = empty_for_kernel_like(x), d_x = empty_for_kernel_like(x);
+  Tensor d_weight = empty_for_kernel({plan.at.channels}, stats.options());
+  if (x.numel() == 0) return {d_dy.to(dy_any.scalar_type()), d_x, d_weight.zero_()};
+  with_element("batch_norm_act", x, [&](auto* element) {
+    using T = std::remove_pointer_t<decltype(element)>;
+    const void* of_ddx = ddx.defined() ? ddx.const_data_ptr() : nullptr;
+    plan.choose_units(double_backward_unit_values<T>, sizeof(T),
+                      {x.const_data_ptr(), dy.const_data_ptr(), of_ddx, d_dy.const_data_ptr(),
+                       d_x.const_data_ptr()});
+    plan.choose_two_kernels();
+    const Tensor partials = plan.partials(x, 5);
+    DoubleBackwardCall call{};
+    call.at = plan.at;
+    call.x = x.const_data_ptr();
+    call.dy = dy.const_data_ptr();
+    call.ddx = of_ddx;
+    call.d_dy = d_dy.mutable_data_ptr();
+    call.d_x = d_x.mutable_data_ptr();
+    call.stats = stats.const_data_ptr();
+    call.ddweight = p.for_kernel(x);
+    call.ddbias = q.for_kernel(x);
+    call.d_weight = d_weight.mutable_data_ptr();
+    call.partials = partials.mutable_data_ptr<double>();
+    call.activation = plan.recipe.activation;
+    call.training = training;
+    check_launch(BatchNormActKernels<T>::double_backward(plan.recipe, call, device.stream()));
+  });
+  return {d_dy.to(dy_any.scalar_type()), d_x, d_weight};
+}
+
+TORCH_LIBRARY_IMPL(ganfast, GANFAST_CUDA_KEY, m) {
+  m.impl("batch_norm_act_train", &train);
+  m.impl("batch_norm_act_eval", &evaluate);
+  m.impl("batch_norm_act_backward", &backward);
+  m.impl("batch_norm_act_double_backward", &double_backward);
+}
+
+}  // namespace
+}  // namespace ganfast
