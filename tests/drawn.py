@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 import ganfast
-from ganfast.bench.exactness import ROUNDINGS
+from ganfast.verify.exactness import ROUNDINGS
 
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from ganfast import backend
-from ganfast.ops import _library, _native
+from ganfast.ops import extension, registry
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulated_cuda"
@@ -97,11 +97,11 @@ def _call(command: list[str | Path]) -> None:
 
 def serve() -> None:
     """Load the library: its kernels answer at the CPU's key from now on."""
-    assert not _native.is_loaded(), "GANFAST_NATIVE=0 keeps the real CPU kernels away"
+    assert not extension.is_loaded(), "GANFAST_NATIVE=0 keeps the real CPU kernels away"
     torch.ops.load_library(os.environ["GANFAST_EMULATED_CUDA"])
-    _native._parts["cpu"] = _native.Part("CUDA kernels, emulated", "")
+    extension._parts["cpu"] = extension.Part("CUDA kernels, emulated", "")
     backend._native_kernels["CPU"] |= {
-        op for op in _library.eager_kernels if _library.has_kernel(op, "CPU")
+        op for op in registry.eager_kernels if registry.has_kernel(op, "CPU")
     }
     assert "native" in backend.available("cpu")
 

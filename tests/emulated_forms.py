@@ -15,8 +15,8 @@ from test_batch_norm_act import DTYPES, ORDERS, check_centred, make
 from test_gan_loss import KINDS, by_kind, check_discriminator, check_generator, scores
 
 import ganfast
-from ganfast.bench.bounds import NormBounds
 from ganfast.ops import batch_norm_act
+from ganfast.verify.bounds import NormBounds
 
 LIBRARY = ctypes.CDLL(os.environ["GANFAST_EMULATED_CUDA"])
 # Clusters grow as far as they may, of blocks of one or two warps.

@@ -35,12 +35,12 @@ USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capab
 
 # A file and the tests of it, then its mutations: name | old text, which must occur once | new text.
 TABLE = r"""
-ganfast/activation.py: batch_norm_act
+ganfast/activations.py: batch_norm_act
 slope | torch.nn.functional.leaky_relu, | lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
 NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
 mask at zero, relu | torch.ops.aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
 mask at zero, leaky_relu | leaky_relu_backward.default(dy, z, slope | leaky_relu_backward.default(dy, z + 1e-30, slope
-ganfast/ops/batch_norm_act/eager.py: batch_norm_act
+ganfast/ops/batch_norm_act/reference.py: batch_norm_act
 eps | rstd = (var + eps).rsqrt() | rstd = (var + 2 * eps).rsqrt()
 M/(M-1) | correction * var[chunk] | var[chunk]
 rest of the mean | shift = b - rest * scale | shift = b.expand_as(scale)
@@ -137,7 +137,7 @@ factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0]
 csrc/cpu/losses/gan_loss.cpp: gan_loss
 factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
 label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
-ganfast/ops/batch_norm_act/triton_kernels.py: batch_norm_act triton_forms
+ganfast/ops/batch_norm_act/triton_forward.py: batch_norm_act triton_forms
 eps | rstd = 1.0 / tl.sqrt(var + eps) | rstd = 1.0 / tl.sqrt(var + 2 * eps)
 rest of the mean | tl.float64, 0.0) - rest * scale | tl.float64, 0.0) - 0 * scale
 momentum | (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch | step * load_vector(running, c, C, tl.float64, 0.0) + (1.0 - step) * batch
@@ -157,14 +157,14 @@ weights of parts | weights = tl.where(part < parts, count, 0) | weights = tl.whe
 splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
 count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial
 missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
-ganfast/ops/batch_norm_act/triton_backward_kernels.py: batch_norm_act triton_forms
+ganfast/ops/batch_norm_act/triton_backward.py: batch_norm_act triton_forms
 mask of backward | gate(dy, affine(d, scale, shift), slope | gate(dy, d * scale[None, :], slope
 mean of dx | -scale * (sum_g / M) | 0 * (sum_g / M)
 projection of dx | -scale * (rstd * rstd * sum_gd / M) | -scale * (rstd * sum_gd / M)
 gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope, ACTIVATION)
 splits in dbias | of_bias += sum_g | of_bias = sum_g
 parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
-ganfast/ops/batch_norm_act/triton_double_backward_kernels.py: triton_forms
+ganfast/ops/batch_norm_act/triton_double_backward.py: triton_forms
 mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
 last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
 ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero

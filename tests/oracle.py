@@ -1,12 +1,12 @@
-"""The rule of ganfast.bench.exactness as assertions."""
+"""The rule of ganfast.verify.exactness as assertions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.bounds import layer_bounds
-from ganfast.bench.exactness import judge, norm_of, run, twin, worst_error
+from ganfast.verify.bounds import layer_bounds
+from ganfast.verify.exactness import judge, norm_of, run, twin, worst_error
 
 __all__ = ["assert_within", "check_layer", "norm_of", "run", "twin", "worst_error"]
 

@@ -52,7 +52,7 @@ REPORTS = {
     "library.add(2**31 - 1, 1)": "signed integer overflow",
     "library.read_bytes(x.data_ptr(), 1)": "misaligned address",
 }
-DESCRIBE = "from ganfast.ops import _native; print(_native.part('cpu').description)"
+DESCRIBE = "from ganfast.ops import extension; print(extension.part('cpu').description)"
 
 
 def environment(copy: Path, capability: str = "best") -> dict[str, str]:

@@ -14,8 +14,8 @@ import torch
 from oracle import assert_within, check_layer, run, twin
 from test_batch_norm_act import make
 
-from ganfast.bench.bounds import layer_bounds, penalty_bounds
-from ganfast.bench.exactness import judge
+from ganfast.verify.bounds import layer_bounds, penalty_bounds
+from ganfast.verify.exactness import judge
 
 SEEDS = int(os.environ.get("GANFAST_ADVERSARIAL_SEEDS", "2"))
 # NC* and channels-last; few values, tails, runs of more than one sum, several threads.

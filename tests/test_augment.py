@@ -10,7 +10,7 @@ from torch.nn import functional
 
 pytest.importorskip("torchvision")
 
-from ganfast.applications.augmentation import (
+from ganfast.applications.augment import (
     METHODS,
     AugmentOptions,
     Classifier,
@@ -25,7 +25,7 @@ from ganfast.applications.augmentation import (
     train_classifier,
     train_conditional,
 )
-from ganfast.applications.augmentation.shifts import shifted
+from ganfast.applications.augment.shifts import shifted
 from ganfast.applications.labelled import LabelledData
 from ganfast.applications.records import Record
 from ganfast.training import DivergenceError, ImageData, load_images

@@ -12,9 +12,9 @@ from conftest import missing
 
 from ganfast import backend
 from ganfast.nn import BatchNorm2d
-from ganfast.ops import _library, _native, _triton
+from ganfast.ops import extension, registry, triton_launch
 
-OPS = list(_library.eager_kernels)
+OPS = list(registry.eager_kernels)
 
 
 def python(code: str, **environment: str) -> str:
@@ -118,11 +118,11 @@ print(backend.explain("cuda"))
 
 
 def test_triton_serves_the_cpu_in_its_interpreter_only():
-    if _triton.why_not("cuda"):
-        missing("triton", _triton.why_not("cuda"))
+    if triton_launch.why_not("cuda"):
+        missing("triton", triton_launch.why_not("cuda"))
     interpreted = python(TRITON_CODE, TRITON_INTERPRET="1")
     plain = python(TRITON_CODE, TRITON_INTERPRET="0")
-    with_kernels = len(_library.triton_kernels)
+    with_kernels = len(registry.triton_kernels)
     assert with_kernels == len(OPS) - 1
     assert interpreted.count("cpu   triton") == with_kernels
     assert plain.count("cpu   triton") == 0
@@ -135,18 +135,18 @@ def test_triton_serves_the_cpu_in_its_interpreter_only():
 
 
 def test_triton_fills_cuda_where_the_extension_does_not():
-    if _triton.why_not("cuda"):
-        missing("triton", _triton.why_not("cuda"))
+    if triton_launch.why_not("cuda"):
+        missing("triton", triton_launch.why_not("cuda"))
     said = backend.explain("cuda")
     for op in OPS:
-        if op in _library.filled_by_triton:
+        if op in registry.filled_by_triton:
             assert f"{op:39}cuda  triton" in said
     code = (
         "import ganfast; print(ganfast.backend.available('cuda'), ganfast.backend.explain('cuda'))"
     )
     alone = python(code, GANFAST_NATIVE="0")
     assert alone.startswith("('triton', 'eager')")
-    assert alone.count("cuda  triton") == len(_library.triton_kernels)
+    assert alone.count("cuda  triton") == len(registry.triton_kernels)
     assert "triton kernels are not used" not in alone
 
 
@@ -159,7 +159,7 @@ def test_other_devices_are_served_by_eager():
 def test_cuda_tensors_are_explained_without_a_gpu():
     said = backend.explain("cuda")
     assert said.count("cuda  ") == len(OPS)
-    if _native.is_loaded("cuda"):  # gradients of targets are eager
+    if extension.is_loaded("cuda"):  # gradients of targets are eager
         assert said.count("native") == len(OPS) - 1
     else:
         assert "cuda: native kernels are not used: " in said

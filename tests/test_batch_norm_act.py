@@ -9,7 +9,7 @@ from oracle import check_layer, run, twin
 from torch.autograd import gradcheck, gradgradcheck
 
 import ganfast
-from ganfast.activation import ACTIVATIONS
+from ganfast.activations import ACTIVATIONS
 from ganfast.functional import batch_norm_act
 from ganfast.nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 

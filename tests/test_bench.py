@@ -244,9 +244,9 @@ def test_a_capability_holds_ganfast_and_torch_to_it(monkeypatch):
     if platform.machine() != "x86_64":
         pytest.skip("torch names no instruction sets here")
     code = (
-        "import ctypes; from ganfast.cli import main; from ganfast.ops import _native\n"
+        "import ctypes; from ganfast.cli import main; from ganfast.ops import extension\n"
         "main(['bench', 'overhead', '--capability', 'baseline', '--rounds', '2'])\n"
-        "library = ctypes.CDLL(str(_native.PACKAGE / '_native.so'))\n"
+        "library = ctypes.CDLL(str(extension.PACKAGE / '_native.so'))\n"
         "library.ganfast_build_description.restype = ctypes.c_char_p\n"
         "print(library.ganfast_build_description())"
     )

@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from ganfast import functional
-from ganfast.bench.loss_bounds import (
+from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
     cross_entropy_second_bounds,
     cross_entropy_slope_bound,

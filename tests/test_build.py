@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganfast.ops import _native
+from ganfast.ops import extension
 
 ROOT = Path(__file__).parent.parent
 
@@ -144,14 +144,14 @@ def test_toolkit_is_found_behind_a_wrapper_script(tree, tmp_path_factory):
 
 
 def test_a_library_that_does_not_load_is_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr(_native, "PACKAGE", tmp_path)
-    monkeypatch.setattr(_native, "BUILD_FAILURE", tmp_path / "_build_failure.txt")
+    monkeypatch.setattr(extension, "PACKAGE", tmp_path)
+    monkeypatch.setattr(extension, "BUILD_FAILURE", tmp_path / "_build_failure.txt")
     monkeypatch.delenv("GANFAST_NATIVE", raising=False)
-    part = _native._load("_native.so", "ganfast_build_description")
+    part = extension._load("_native.so", "ganfast_build_description")
     assert part == (None, "not built (no build was tried)")
     (tmp_path / "_build_failure.txt").write_text("_native.so: no C++ compiler\n")
-    assert "no C++ compiler" in _native._load("_native.so", "x").reason
+    assert "no C++ compiler" in extension._load("_native.so", "x").reason
     (tmp_path / "_native.so").write_text("not a library")
-    part = _native._load("_native.so", "ganfast_build_description")
+    part = extension._load("_native.so", "ganfast_build_description")
     assert part.description is None
     assert f"does not load with torch {torch.__version__}" in part.reason

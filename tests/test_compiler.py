@@ -18,7 +18,7 @@ from torch import nn
 from twins import assert_equal_training, draw
 
 import ganfast
-from ganfast.compiler import compile_fused, fuse_graph
+from ganfast.fusion.graph import compile_fused, fuse_graph
 from ganfast.ops import batch_norm_act
 
 FUSED = (batch_norm_act.train, batch_norm_act.evaluate)
@@ -266,7 +266,7 @@ def test_the_log_says_what_was_done(caplog):
     def forward(x):
         return model["second"](F.relu(model["first"](x))).tanh()
 
-    with caplog.at_level(logging.INFO, "ganfast.compiler"):
+    with caplog.at_level(logging.INFO, "ganfast.fusion.graph"):
         Captured()(forward)(torch.randn(4, 3))
     assert caplog.messages == ["1 pair(s) and 0 loss(es) fused, 1 left (second: followed by tanh)"]
 
@@ -312,7 +312,7 @@ def test_inner_backends_get_their_options(monkeypatch):
 
 def test_the_entry_point():
     pyproject = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    line = 'ganfast = "ganfast.compiler:compile_fused"'
+    line = 'ganfast = "ganfast.fusion.graph:compile_fused"'
     assert f"[project.entry-points.torch_dynamo_backends]\n{line}" in pyproject
     points = importlib.metadata.entry_points(group="torch_dynamo_backends")
     for point in points.select(name="ganfast"):  # where this version is installed
@@ -322,6 +322,6 @@ def test_the_entry_point():
 
 
 def test_import_registers_nothing():
-    assert "ganfast.compiler" in sys.modules
+    assert "ganfast.fusion.graph" in sys.modules
     registry = sys.modules["torch._dynamo.backends.registry"]
     assert registry._BACKENDS.get("ganfast") is None or registry._BACKENDS["ganfast"].value

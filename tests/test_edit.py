@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganfast.applications.editing import (
+from ganfast.applications.edit import (
     SearchOptions,
     blend,
     context_weights,
@@ -14,7 +14,7 @@ from ganfast.applications.editing import (
     project,
     ways,
 )
-from ganfast.applications.editing.search import prior_loss, search
+from ganfast.applications.edit.search import prior_loss, search
 from ganfast.models import GAN, dcgan, mlp_gan
 from ganfast.training import DataError
 

@@ -17,19 +17,19 @@ from drawn import (
 )
 
 from ganfast import functional
-from ganfast.activation import ACTIVATIONS
-from ganfast.bench.bounds import NormBounds
-from ganfast.bench.loss_bounds import (
+from ganfast.activations import ACTIVATIONS
+from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
+from ganfast.ops.batch_norm_act import reference as eager_norm
+from ganfast.ops.binary_cross_entropy import eager as eager_bce
+from ganfast.ops.gan_loss import eager as eager_gan
+from ganfast.verify.bounds import NormBounds
+from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
     cross_entropy_slope_bound,
     cross_entropy_target_bound,
     gan_loss_bounds,
     gan_slope_bound,
 )
-from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
-from ganfast.ops.batch_norm_act import eager as eager_norm
-from ganfast.ops.binary_cross_entropy import eager as eager_bce
-from ganfast.ops.gan_loss import eager as eager_gan
 
 
 class Norm:

@@ -7,9 +7,9 @@ import torch
 from oracle import assert_within
 from torch.nn import functional as F
 
-from ganfast.bench.loss_bounds import gan_loss_bounds, gan_slope_bound
 from ganfast.functional import gan_discriminator_loss, gan_generator_loss
 from ganfast.nn import GANLoss
+from ganfast.verify.loss_bounds import gan_loss_bounds, gan_slope_bound
 
 KINDS = {
     "logits": {"kind": "bce"},

@@ -11,7 +11,7 @@ import pytest
 from conftest import missing
 
 import ganfast
-from ganfast.ops import _native
+from ganfast.ops import extension
 
 TESTS = Path(__file__).parent
 DESCRIBED = {
@@ -30,12 +30,12 @@ NARROWEST_FIRST = list(DESCRIBED)
 def test_narrower_instruction_sets_pass_the_same_tests(capability, name):
     if "native" not in ganfast.backend.available("cpu"):
         missing("native", ganfast.backend.explain("cpu"))
-    description = _native.part("cpu").description or ""
+    description = extension.part("cpu").description or ""
     here = next(name for name, text in DESCRIBED.items() if description.startswith(text))
     if NARROWEST_FIRST.index(here) <= NARROWEST_FIRST.index(capability):
         pytest.skip(f"this processor itself has {here}")
     environment = {**os.environ, "GANFAST_CPU_CAPABILITY": capability}
-    code = "from ganfast.ops import _native; print(_native.part('cpu').description)"
+    code = "from ganfast.ops import extension; print(extension.part('cpu').description)"
     said = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout

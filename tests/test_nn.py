@@ -273,7 +273,7 @@ def test_vmap_in_evaluation():
 
 
 def test_functional_gradients():
-    if not ganfast.ops._native.is_loaded():
+    if not ganfast.ops.extension.is_loaded():
         missing("native", "torch.func refuses the Python autograd function")
     layer = BatchNorm2d(3, activation="relu").eval()
     x = torch.randn(4, 3, 2, 2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import INTERPRETED, missing
 
-from ganfast.ops import _triton
+from ganfast.ops import triton_launch
 
 TESTS = Path(__file__).parent
 TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "triton_losses", "triton_forms")
@@ -23,8 +23,8 @@ CHOSEN = (
 
 def interpret(tests: str, *names: str) -> None:
     """Run tests in a process where Triton interprets its kernels."""
-    if INTERPRETED or _triton.why_not("cuda"):
-        missing("triton", _triton.why_not("cuda") or "this is the interpreter")
+    if INTERPRETED or triton_launch.why_not("cuda"):
+        missing("triton", triton_launch.why_not("cuda") or "this is the interpreter")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", tests, "--no-header",
          *(str(TESTS / f"test_{name}.py") for name in names)],

@@ -13,9 +13,9 @@ import pytest
 import torch
 from conftest import INTERPRETED
 
-from ganfast.ops import _triton
+from ganfast.ops import triton_launch
 
-if _triton.why_not("cuda") or INTERPRETED:
+if triton_launch.why_not("cuda") or INTERPRETED:
     pytest.skip("Triton does not compile here", allow_module_level=True)
 
 import triton

@@ -9,7 +9,7 @@ from oracle import assert_within, check_layer
 from test_batch_norm_act import check_centred, make
 
 import ganfast
-from ganfast.bench.bounds import NormBounds
+from ganfast.verify.bounds import NormBounds
 
 WHERE = [device for device in DEVICES if device == "cuda" or INTERPRETED]
 if not WHERE:
@@ -30,22 +30,22 @@ FORMS = {
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
     """Force one form of the kernels, whatever the table says of a shape."""
-    from ganfast.ops.batch_norm_act import triton, triton_plan
+    from ganfast.ops.batch_norm_act import triton, triton_tiling
 
     if FORMS[request.param] is not None:
-        for op in triton_plan.TABLE:
-            monkeypatch.setitem(triton_plan.TABLE, op, triton_plan.Row(*FORMS[request.param]))
-        monkeypatch.setattr(triton_plan, "MERGED_SHARE", 0.1)
-    for cache in (triton_plan.plan, triton._call):
+        for op in triton_tiling.TABLE:
+            monkeypatch.setitem(triton_tiling.TABLE, op, triton_tiling.Row(*FORMS[request.param]))
+        monkeypatch.setattr(triton_tiling, "MERGED_SHARE", 0.1)
+    for cache in (triton_tiling.plan, triton._call):
         cache.cache_clear()
     yield request.param
-    for cache in (triton_plan.plan, triton._call):
+    for cache in (triton_tiling.plan, triton._call):
         cache.cache_clear()
 
 
 def planned(form, x, op="train"):
     """Hold the form to what it is called."""
-    from ganfast.ops.batch_norm_act.triton_plan import plan
+    from ganfast.ops.batch_norm_act.triton_tiling import plan
 
     P = x[0, 0].numel() if x.is_contiguous() else 1
     found = plan(op, x.itemsize, x.numel() // x.shape[1] // P, x.shape[1], P)

@@ -13,13 +13,13 @@ from torch import nn
 from torch.library import Library
 
 from ganfast import backend, fuse
-from ganfast.bench import model as bench_model
-from ganfast.bench import verify, verify_model
-from ganfast.bench.exactness import judge
-from ganfast.bench.verify import CHECKS, DTYPES, Check, Row
 from ganfast.cli import main
 from ganfast.cli import verify as verify_command
-from ganfast.ops import _library
+from ganfast.ops import registry
+from ganfast.verify import model as verify_models
+from ganfast.verify import verify, verify_model
+from ganfast.verify.exactness import judge
+from ganfast.verify.runner import CHECKS, DTYPES, Check, Row
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -31,7 +31,7 @@ def test_every_kernel_passes(backend, device, dtype):
 
 
 def test_every_op_has_checks():
-    ops = {re.sub("_(train|eval)$", "", name) for name in _library.eager_kernels}
+    ops = {re.sub("_(train|eval)$", "", name) for name in registry.eager_kernels}
     assert {name for name in ops if not name.endswith("_backward")} == set(CHECKS)
 
 
@@ -52,7 +52,7 @@ def broken(request):
     if "native" not in backend.available("cpu"):
         missing("native", "backend.use('eager') would put the right kernel back")
     name = request.param
-    right, (_, wrong) = _library.eager_kernels[name], WRONG[name]
+    right, (_, wrong) = registry.eager_kernels[name], WRONG[name]
 
     def kernel(*arguments):
         results = right(*arguments)
@@ -227,7 +227,7 @@ def raising(model):
     ],
 )
 def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
-    monkeypatch.setattr(bench_model, "fuse", lambda model: (fuse(model), wrong(model)))
+    monkeypatch.setattr(verify_models, "fuse", lambda model: (fuse(model), wrong(model)))
     assert main(command_for("small_model", "4x3x6x6")) == 1
     assert re.search(f"^{row} .* FAIL$", capsys.readouterr().out, re.MULTILINE)
 

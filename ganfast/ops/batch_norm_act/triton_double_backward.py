@@ -1,4 +1,4 @@
-"""The double backward Triton kernels of ``batch_norm_act``; see triton_backward_kernels.py.
+"""The double backward Triton kernels of ``batch_norm_act``; see triton_backward.py.
 
 v is the gradient of du. The derivation is beside the eager kernel; here h = d * rstd, and the means
 of e and e h follow from five sums: of v, g, v d, g d and v g.
@@ -7,13 +7,13 @@ of e and e h follow from five sums: of v, g, v d, g d and v g.
 import triton
 import triton.language as tl
 
-from ganfast.ops.batch_norm_act.triton_backward_kernels import (
+from ganfast.ops.batch_norm_act.triton_backward import (
     backward_terms,
     load_stats,
     summed,
     total,
 )
-from ganfast.ops.batch_norm_act.triton_kernels import (
+from ganfast.ops.batch_norm_act.triton_forward import (
     SIZES,
     affine,
     channels,

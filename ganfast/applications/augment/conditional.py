@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ganfast.applications.augmentation.shifts import shifted
+from ganfast.applications.augment.shifts import shifted
 from ganfast.models import ConditionalGAN, acgan
 from ganfast.nn import GANLoss
 from ganfast.training import DivergenceError
@@ -79,7 +79,7 @@ def train_conditional(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.augmentation import GeneratorOptions, train_conditional
+        >>> from ganfast.applications.augment import GeneratorOptions, train_conditional
         >>> images, labels = torch.zeros(4, 1, 16, 16, dtype=torch.uint8), torch.arange(4) % 2
         >>> options = GeneratorOptions(updates=1, batch_size=4, width=4)
         >>> train_conditional(images, labels, 2, options, seed=0).image_shape

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganfast.applications.editing.search import SearchOptions, search
+from ganfast.applications.edit.search import SearchOptions, search
 from ganfast.models import GAN, slerp
 
 __all__ = ["Projection", "project", "ways"]
@@ -47,7 +47,7 @@ def project(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing import SearchOptions, project
+        >>> from ganfast.applications.edit import SearchOptions, project
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=16, channels=1, width=4)
         >>> _ = [network.eval().requires_grad_(False) for network in gan[:2]]
@@ -85,7 +85,7 @@ def ways(gan: GAN, latent: Tensor, stops: int) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing import ways
+        >>> from ganfast.applications.edit import ways
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=16, channels=1, width=4)
         >>> ways(gan, torch.randn(3, *gan.latent), 5).shape

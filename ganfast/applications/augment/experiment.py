@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.applications.augmentation.classifier import accuracy, train_classifier
-from ganfast.applications.augmentation.conditional import (
+from ganfast.applications.augment.classifier import accuracy, train_classifier
+from ganfast.applications.augment.conditional import (
     GeneratorOptions,
     generate,
     train_conditional,
@@ -81,8 +81,8 @@ def run_seed(
         DivergenceError: the DCGAN's losses are not finite.
 
     Example:
-        >>> from ganfast.applications.augmentation import AugmentOptions, run_seed
-        >>> from ganfast.applications.augmentation import GeneratorOptions
+        >>> from ganfast.applications.augment import AugmentOptions, run_seed
+        >>> from ganfast.applications.augment import GeneratorOptions
         >>> from ganfast.applications.labelled import load_labelled
         >>> short = GeneratorOptions(updates=1, width=4)
         >>> options = AugmentOptions(20, per_class=2, updates=1, generator=short)
@@ -136,7 +136,7 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
         Student 1908, https://doi.org/10.1093/biomet/6.1.1
 
     Example:
-        >>> from ganfast.applications.augmentation import summarise
+        >>> from ganfast.applications.augment import summarise
         >>> found = [{"real": 0.5, "generated": 0.75}, {"real": 0.5, "generated": 0.75}]
         >>> summarise(found)[1]["difference"]
         0.25

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ganfast.bench.exactness import rounding
+from ganfast.verify.exactness import rounding
 
 __all__ = [
     "cross_entropy_bound", "cross_entropy_second_bounds", "cross_entropy_slope_bound",

@@ -58,7 +58,7 @@ def search(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing.search import SearchOptions, search
+        >>> from ganfast.applications.edit.search import SearchOptions, search
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=16, channels=1, width=4)
         >>> _ = [network.eval().requires_grad_(False) for network in gan[:2]]

@@ -68,7 +68,7 @@ def compile_fused(
     """Fuse what a captured graph holds and hand it to another backend of torch.compile.
 
     ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
-    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.compiler`` at
+    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
     level INFO says what was fused and why the rest stays.
 
     Args:

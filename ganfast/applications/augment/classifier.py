@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganfast.applications.augmentation.shifts import shifted
+from ganfast.applications.augment.shifts import shifted
 from ganfast.nn import BatchNorm2d
 from ganfast.training.batches import as_float
 
@@ -68,7 +68,7 @@ def train_classifier(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.augmentation import accuracy, train_classifier
+        >>> from ganfast.applications.augment import accuracy, train_classifier
         >>> images = torch.tensor([0, 255], dtype=torch.uint8).repeat(8)
         >>> images = images[:, None, None, None].expand(-1, 1, 16, 16)
         >>> labels = torch.arange(16) % 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.activation import ACTIVATIONS
+from ganfast.activations import ACTIVATIONS
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
 
 

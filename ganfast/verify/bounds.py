@@ -35,8 +35,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.activation import ACTIVATIONS
-from ganfast.bench.exactness import rounding
+from ganfast.activations import ACTIVATIONS
+from ganfast.verify.exactness import rounding
 
 __all__ = ["NormBounds", "layer_bounds", "penalty_bounds"]
 

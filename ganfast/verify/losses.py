@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from ganfast import functional
-from ganfast.bench.exactness import Verdict, judge
-from ganfast.bench.loss_bounds import (
+from ganfast.functional.losses import GAN_LOSSES, form_of
+from ganfast.verify.exactness import Verdict, judge
+from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
     cross_entropy_slope_bound,
     gan_loss_bounds,
     gan_slope_bound,
 )
-from ganfast.bench.verify import CHECKS, Check
-from ganfast.functional.losses import GAN_LOSSES, form_of
+from ganfast.verify.runner import CHECKS, Check
 
 Draw = Callable[..., Tensor]
 

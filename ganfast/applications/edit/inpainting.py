@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganfast.applications.editing.blending import blend
-from ganfast.applications.editing.holes import WINDOW, context_weights
-from ganfast.applications.editing.search import SearchOptions, search
+from ganfast.applications.edit.blending import blend
+from ganfast.applications.edit.holes import WINDOW, context_weights
+from ganfast.applications.edit.search import SearchOptions, search
 from ganfast.models import GAN
 
 __all__ = ["Inpainted", "inpaint"]
@@ -56,7 +56,7 @@ def inpaint(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing import SearchOptions, inpaint, make_mask
+        >>> from ganfast.applications.edit import SearchOptions, inpaint, make_mask
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=16, channels=1, width=4)
         >>> _ = [network.eval().requires_grad_(False) for network in gan[:2]]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ganfast import backend
-from ganfast.bench.exactness import Verdict
+from ganfast.verify.exactness import Verdict
 
 __all__ = ["CHECKS", "DTYPES", "Check", "Row", "verify"]
 

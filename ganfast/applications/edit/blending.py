@@ -32,7 +32,7 @@ def blend(images: Tensor, fillings: Tensor, missing: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing import blend
+        >>> from ganfast.applications.edit import blend
         >>> missing = torch.tensor([[False, True, True, False]])
         >>> blend(torch.zeros(1, 1, 1, 4), torch.ones(1, 1, 1, 4), missing)
         tensor([[[[0., 0., 0., 0.]]]])

@@ -1,4 +1,4 @@
-"""The backward Triton kernels of ``batch_norm_act``; see triton_kernels.py.
+"""The backward Triton kernels of ``batch_norm_act``; see triton_forward.py.
 
 d is u less its mean and g the gradient that reaches the normalisation.
 """
@@ -6,7 +6,7 @@ d is u less its mean and g the gradient that reaches the normalisation.
 import triton
 import triton.language as tl
 
-from ganfast.ops.batch_norm_act.triton_kernels import (
+from ganfast.ops.batch_norm_act.triton_forward import (
     SIZES,
     activate,
     affine,

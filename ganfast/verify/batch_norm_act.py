@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganfast.bench.bounds import layer_bounds, penalty_bounds
-from ganfast.bench.exactness import Verdict, judge, run, twin
-from ganfast.bench.verify import CHECKS, Check
 from ganfast.nn import BatchNorm1d, BatchNorm2d
+from ganfast.verify.bounds import layer_bounds, penalty_bounds
+from ganfast.verify.exactness import Verdict, judge, run, twin
+from ganfast.verify.runner import CHECKS, Check
 
 N, C, H, W = 8, 18, 9, 7  # odd sizes, so that tails are met
 ACTIVATIONS: tuple[tuple[str | None, str], ...] = (

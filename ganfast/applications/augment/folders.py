@@ -25,7 +25,7 @@ def save_image_folder(images: Tensor, labels: Tensor, classes: Sequence[str], fo
     Example:
         >>> import tempfile, torch
         >>> from pathlib import Path
-        >>> from ganfast.applications.augmentation import save_image_folder
+        >>> from ganfast.applications.augment import save_image_folder
         >>> images = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
         >>> save_image_folder(images, torch.tensor([0, 1]), ("a", "b"), Path(tempfile.mkdtemp()))
     """

@@ -31,7 +31,7 @@ def make_mask(kind: str, image_size: int, seed: int = 0) -> Tensor:
         DataError: the file cannot be read, or leaves nothing missing or nothing known.
 
     Example:
-        >>> from ganfast.applications.editing import make_mask
+        >>> from ganfast.applications.edit import make_mask
         >>> make_mask("center", 4).long()
         tensor([[0, 0, 0, 0],
                 [0, 1, 1, 0],
@@ -74,7 +74,7 @@ def context_weights(missing: Tensor, window: int = WINDOW) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.editing import context_weights
+        >>> from ganfast.applications.edit import context_weights
         >>> context_weights(torch.tensor([[False, True, False, False]]), window=3)
         tensor([[1.0000, 0.0000, 0.5000, 0.0000]])
     """

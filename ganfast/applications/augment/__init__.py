@@ -1,20 +1,20 @@
 """Whether generated images help a classifier that has few labels."""
 
-from ganfast.applications.augmentation.classifier import Classifier, accuracy, train_classifier
-from ganfast.applications.augmentation.conditional import (
+from ganfast.applications.augment.classifier import Classifier, accuracy, train_classifier
+from ganfast.applications.augment.conditional import (
     GeneratorOptions,
     generate,
     train_conditional,
 )
-from ganfast.applications.augmentation.experiment import (
+from ganfast.applications.augment.experiment import (
     METHODS,
     AugmentOptions,
     SeedResult,
     run_seed,
     summarise,
 )
-from ganfast.applications.augmentation.figures import plot_accuracies, save_class_grid
-from ganfast.applications.augmentation.folders import save_image_folder
+from ganfast.applications.augment.figures import plot_accuracies, save_class_grid
+from ganfast.applications.augment.folders import save_image_folder
 
 __all__ = [
     "METHODS",

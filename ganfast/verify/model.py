@@ -12,9 +12,9 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfast import backend
-from ganfast.bench.exactness import ROUNDINGS, Verdict, judge, worst_error
-from ganfast.bench.verify import DTYPES, Row
 from ganfast.fusion import fuse
+from ganfast.verify.exactness import ROUNDINGS, Verdict, judge, worst_error
+from ganfast.verify.runner import DTYPES, Row
 
 __all__ = ["verify_model"]
 
