@@ -121,10 +121,10 @@ results: $(BUILT)
 	$(PY) -m ganfast.bench.report
 
 mutation: $(BUILT)
-	$(PY) tests/mutation.py
+	$(PY) tests/package/mutation.py
 
 sanitize: $(BUILT)
-	$(PY) tests/sanitize.py
+	$(PY) tests/package/sanitize.py
 
 # Not through $(BUILT): a prepared GPU image has no network, and the report builds in place.
 gpu-report:

@@ -1,5 +1,5 @@
 // The CPU kernels of this compiler's own architecture against plain loops in double, without torch:
-// what tests/test_arm64.py runs in an emulator. Prints the largest error of each, in roundings.
+// what tests/ops/test_arm64.py runs in an emulator. Prints the largest error of each, in roundings.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import INTERPRETED, missing
+from paths import ROOT, TESTS
 
 from ganfast.ops import triton_launch
 
-TESTS = Path(__file__).parent
 TESTED = ("batch_norm_act", "binary_cross_entropy", "gan_loss", "triton_losses", "triton_forms")
 CHOSEN = (
     "test_every_mode or every_form and float32 or double_backward and given0 and norm_act"
@@ -27,9 +26,9 @@ def interpret(tests: str, *names: str) -> None:
         missing("triton", triton_launch.why_not("cuda") or "this is the interpreter")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", tests, "--no-header",
-         *(str(TESTS / f"test_{name}.py") for name in names)],
+         *(str(*TESTS.glob(f"*/test_{name}.py")) for name in names)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, cwd=TESTS.parent,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 
 pytest.importorskip("torchvision")
 Image = pytest.importorskip("PIL.Image")
@@ -125,7 +126,7 @@ def test_npz_is_cropped_resized_and_recoloured(tmp_path: Path) -> None:
 
 
 def test_real_mnist_when_at_hand() -> None:
-    root = Path(__file__).parents[2] / "shared" / "data"
+    root = ROOT.parent / "shared" / "data"
     if not (root / "MNIST").exists():
         pytest.skip("no MNIST beside the project")
     assert load_images("mnist", root=root).images.shape == (60000, 1, 28, 28)

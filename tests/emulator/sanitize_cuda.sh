@@ -2,10 +2,10 @@
 # Run a small suite of the CUDA kernels under compute-sanitizer: memory, races, uninitialised reads.
 # Needs a GPU, the CUDA toolkit's compute-sanitizer and the built extension.
 #
-#     PYTHON=.venv/bin/python tests/sanitize_cuda.sh [memcheck|racecheck|initcheck|synccheck]...
+#     PYTHON=.venv/bin/python tests/emulator/sanitize_cuda.sh [memcheck|racecheck|initcheck|synccheck]...
 set -eu
 PYTHON=${PYTHON:-python3}
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "sanitize_cuda.sh: torch sees no GPU: nothing was checked" >&2
@@ -24,6 +24,7 @@ for tool in ${*:-memcheck racecheck initcheck}; do
     echo "compute-sanitizer --tool $tool $only"
     compute-sanitizer --tool "$tool" $only --error-exitcode 1 --target-processes all \
         "$PYTHON" -m pytest -q -x --no-header -W default \
-        tests/test_batch_norm_act.py tests/test_gan_loss.py tests/test_binary_cross_entropy.py \
+        tests/ops/test_batch_norm_act.py tests/ops/test_gan_loss.py \
+        tests/ops/test_binary_cross_entropy.py \
         -k "native-cuda and (every_mode or splits or any_layout or large or labels or reduction)"
 done

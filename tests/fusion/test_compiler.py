@@ -7,13 +7,13 @@ import importlib.metadata
 import logging
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import missing
 from gan_models import MODELS, dcgan_discriminator
+from paths import ROOT
 from torch import nn
 from twins import assert_equal_training, draw
 
@@ -311,7 +311,7 @@ def test_inner_backends_get_their_options(monkeypatch):
 
 
 def test_the_entry_point():
-    pyproject = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    pyproject = (ROOT / "pyproject.toml").read_text()
     line = 'ganfast = "ganfast.fusion.graph:compile_fused"'
     assert f"[project.entry-points.torch_dynamo_backends]\n{line}" in pyproject
     points = importlib.metadata.entry_points(group="torch_dynamo_backends")

@@ -1,6 +1,6 @@
 """Every kernel that the host side of the Triton backend launches, compiled for GPUs without one.
 
-``python -m pytest -m "" -s tests/test_triton_code.py`` prints registers and shared memory.
+``python -m pytest -m "" -s tests/emulator/test_triton_code.py`` prints registers and shared memory.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import torch
 from ganfast import backend
 from ganfast.ops import extension, registry
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "emulated_cuda"
 TORCH = Path(torch.__file__).parent
 COMPILER = os.environ.get("CXX", "c++")
@@ -53,10 +53,10 @@ def _build(root: Path, folder: Path) -> Path:
     flags += shlex.split(os.environ.get("GANFAST_EMULATION_FLAGS", ""))
     headers = [p for p in sorted((root / "csrc").rglob("*")) if p.suffix in (".h", ".cuh")]
     state = hashlib.sha256(repr((flags, torch.__version__, platform.processor())).encode())
-    for path in [*headers, root / "tests" / "cuda_emulation.h"]:
+    for path in [*headers, root / "tests/emulator/cuda_emulation.h"]:
         state.update(path.read_bytes())
     where = [
-        f"-I{root / 'tests'}",
+        f"-I{root / 'tests/emulator'}",
         f"-I{root / 'csrc'}",
         *(f"-isystem{path}" for path in includes()),
     ]

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from ganfast.ops import extension
-
-ROOT = Path(__file__).parent.parent
 
 pytest.importorskip("packaging")
 

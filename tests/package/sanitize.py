@@ -2,8 +2,8 @@
 
 Usage::
 
-    python tests/sanitize.py                        # every instruction set of this processor
-    python tests/sanitize.py --examples 100 --capability avx2 baseline
+    python tests/package/sanitize.py      # every instruction set of this processor
+    python tests/package/sanitize.py --examples 100 --capability avx2 baseline
 
 Compiles the CPU part in a temporary copy of the repository with AddressSanitizer, which reports
 memory read or written outside its bounds, and UndefinedBehaviorSanitizer, which reports overflow,
@@ -105,7 +105,7 @@ def run_tests(copy: Path, capability: str, examples: int) -> bool:
     """Run the tests with one instruction set; return whether they passed without a report."""
     command = [sys.executable, "-m", "pytest", "-m", "", "-q", "-x", "-k", "not eager"]
     command += ["--capture=sys"]  # a report goes to the process's own stderr, and then it ends
-    command += [f"tests/{name}.py" for name in TESTS]
+    command += [f"tests/ops/{name}.py" for name in TESTS]
     variables = environment(copy, capability) | {"GANFAST_FUZZ_EXAMPLES": str(examples)}
     return subprocess.run(command, cwd=copy, env=variables).returncode == 0
 

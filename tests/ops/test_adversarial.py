@@ -1,7 +1,7 @@
 """Inputs that are hard on batch_norm_act, under many seeds, and proof that the rule can fail.
 
-``GANFAST_ADVERSARIAL_SEEDS=200 python -m pytest -s tests/test_adversarial.py`` is the long run; it
-prints the largest share of its bound that each result took.
+``GANFAST_ADVERSARIAL_SEEDS=200 python -m pytest -s tests/ops/test_adversarial.py`` is the long run;
+it prints the largest share of its bound that each result took.
 """
 
 from __future__ import annotations

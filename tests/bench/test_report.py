@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from ganfast.applications.records import Record
 from ganfast.bench import application_report, report
 from ganfast.bench.result import Result, geometric_mean, read
 
-ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = {
     "cpu": "Abacus", "threads": 2, "capability": "BEADS", "gpu": None, "torch": "2.15.0",

@@ -10,11 +10,9 @@ import platform
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-
-CSRC = Path(__file__).parent.parent / "csrc"
+from paths import CSRC
 
 # The forward map and the sums of backward, on one vector.
 SOURCE = """

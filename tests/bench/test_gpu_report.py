@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from paths import ROOT
 from test_build import needs_compiler, tree  # noqa: F401
 
 from ganfast.cli import bench as bench_command
 from ganfast.cli import main
 from ganfast.cli import verify as verify_command
 
-ROOT = Path(__file__).parent.parent
 BACKGROUND = (
     "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True)"
 )

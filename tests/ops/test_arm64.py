@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from paths import CSRC, TESTS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 COMPILERS = {
     "arm64, g++": (["aarch64-linux-gnu-g++", "-static"], ["qemu-aarch64"]),
     "x86-64, clang without OpenMP": (["clang++", "-Wall", "-Wextra", "-Werror"], []),
@@ -29,10 +28,10 @@ def test_kernels_without_torch(name, tmp_path):
     from torch.utils.cpp_extension import include_paths
 
     includes = [flag for path in include_paths() for flag in ("-isystem", path)]
-    sources = [ROOT / "csrc" / "cpu" / "baseline.cpp", ROOT / "tests" / "kernels_alone.cpp"]
+    sources = [CSRC / "cpu" / "baseline.cpp", TESTS / "ops" / "kernels_alone.cpp"]
     subprocess.run(
         [*compiler, "-std=c++20", "-O2", "-ffp-contract=fast", "-fno-math-errno",
-         "-fno-trapping-math", "-Wno-psabi", f"-I{ROOT / 'csrc'}", *includes, *map(str, sources),
+         "-fno-trapping-math", "-Wno-psabi", f"-I{CSRC}", *includes, *map(str, sources),
          "-o", "kernels"],
         cwd=tmp_path, check=True,
     )  # fmt: skip

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import missing
+from paths import ROOT, TESTS
 
 import ganfast
 from ganfast.ops import extension
 
-TESTS = Path(__file__).parent
 DESCRIBED = {
     "baseline": "baseline",
     "avx2": "AVX2",
@@ -42,7 +41,7 @@ def test_narrower_instruction_sets_pass_the_same_tests(capability, name):
     assert said.startswith(DESCRIBED[capability])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", "native", "--no-header",
-         str(TESTS / f"test_{name}.py")],
-        env=environment, capture_output=True, text=True, cwd=TESTS.parent,
+         str(TESTS / "ops" / f"test_{name}.py")],
+        env=environment, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]

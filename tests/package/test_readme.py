@@ -9,14 +9,13 @@ import io
 import pkgutil
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 import ganfast
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = [
     "ganfast",

@@ -14,11 +14,10 @@ from typing import NamedTuple
 import emulated_cuda
 import pytest
 from conftest import missing
+from paths import CSRC, ROOT, TESTS
 
-TESTS = Path(__file__).parent
 OPS = ("batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn")
-FORMS = str(TESTS / "emulated_forms.py")
-CSRC = TESTS.parent / "csrc"
+FORMS = str(TESTS / "emulator" / "emulated_forms.py")
 CUDA = CSRC / "cuda"
 KERNELS = [CUDA / "losses/kernels.cu", *sorted((CUDA / "batch_norm_act").glob("*float*.cu"))]
 
@@ -32,21 +31,21 @@ def emulated() -> Path:
 
 def run_emulated(library: Path, *arguments: str, **environment: str) -> None:
     """Run tests in a process where the emulated kernels serve the CPU."""
-    paths = [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), str(TESTS / "emulator"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment |= {"GANFAST_NATIVE": "0", "GANFAST_EMULATED_CUDA": str(library)}
     environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     environment |= {"GANFAST_REQUIRE": "native"}
     command = [sys.executable, "-m", "pytest", "-p", "emulated_cuda", "-q", "-x", "--no-header"]
     result = subprocess.run(
         [*command, *arguments], env=os.environ | environment, capture_output=True, text=True,
-        cwd=TESTS.parent,
+        cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_emulated_kernels_pass_the_tests_of_the_ops(emulated):
-    files = [str(TESTS / f"test_{op}.py") for op in OPS]
+    files = [str(TESTS / "ops" / f"test_{op}.py") for op in OPS]
     run_emulated(emulated, "-m", "", "-k", "native", *files)
 
 
@@ -113,7 +112,7 @@ def exit_code(code: str, folder: Path) -> int:
     if not emulated_cuda.can_build():
         missing("cuda", "the emulator needs Linux and a C++ compiler")
     (folder / "program.cpp").write_text(code)
-    command = [emulated_cuda.COMPILER, *emulated_cuda.FLAGS, f"-I{TESTS}", f"-I{CSRC}"]
+    command = [emulated_cuda.COMPILER, *emulated_cuda.FLAGS, f"-I{TESTS / 'emulator'}", f"-I{CSRC}"]
     command += [f"-isystem{path}" for path in emulated_cuda.includes()]
     command += [str(folder / "program.cpp"), "-o", str(folder / "program")]
     subprocess.run(command, check=True)

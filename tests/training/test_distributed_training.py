@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from paths import ROOT, TESTS
 
 for package in ("torchvision", "matplotlib", "safetensors", "tqdm"):
     pytest.importorskip(package)
@@ -39,8 +40,7 @@ pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="this torch has no gloo",
 )
-HERE = Path(__file__).parent
-CHECKS = HERE / "distributed_training_checks.py"
+CHECKS = TESTS / "training" / "distributed_training_checks.py"
 TINY = ["--image-size", "16", "--width", "4", "--latent", "6", "--log-every", "1"]
 TINY += ["--device", "cpu", "--batch-size", "8"]
 
@@ -48,9 +48,9 @@ TINY += ["--device", "cpu", "--batch-size", "8"]
 def start(*words: str | Path) -> subprocess.Popen[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
-        [*torchrun, *map(str, words)], cwd=HERE.parent, text=True,
+        [*torchrun, *map(str, words)], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
 

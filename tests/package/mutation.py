@@ -2,9 +2,9 @@
 
 Usage::
 
-    python tests/mutation.py                    # every backend that can be built here
-    python tests/mutation.py --backend eager    # seconds a mutation; the others compile as well
-    python tests/mutation.py --only eps slope   # by name, of those that --list shows
+    python tests/package/mutation.py                  # every backend that can be built
+    python tests/package/mutation.py --backend eager  # seconds a mutation; the others compile
+    python tests/package/mutation.py --only eps slope # by name, of those that --list shows
 
 Works in a temporary copy of the repository. The native extension is compiled there with less
 optimisation, for one instruction set; the CUDA kernels run in the tests' emulator. The exit
@@ -255,9 +255,9 @@ def red_test(copy: Path, backend: str, ops: str) -> str:
     chosen = {"eager": "not native", "native": "not eager", "triton": "triton"}
     command = [sys.executable, "-m", "pytest", "-m", "", "-x", "-q", "--tb=no"]
     if backend == "cuda":  # these tests build the emulated kernels themselves
-        command += ["-k", "test_every_form and forwards", "tests/test_cuda_kernels.py"]
+        command += ["-k", "test_every_form and forwards", "tests/emulator/test_cuda_kernels.py"]
     else:
-        command += ["-k", chosen[backend], *(f"tests/test_{op}.py" for op in ops.split())]
+        command += ["-k", chosen[backend], *(f"tests/ops/test_{op}.py" for op in ops.split())]
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
     environment |= {

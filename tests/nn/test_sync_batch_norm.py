@@ -7,16 +7,15 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT, TESTS
 from torch import nn
 
 import ganfast
 from ganfast.nn import BatchNorm2d, SyncBatchNorm
 
-HERE = Path(__file__).parent
 CHECKS = ("values", "collectives", "empty_share", "splits", "halves", "compile", "ddp")
 
 needs_gloo = pytest.mark.skipif(
@@ -29,9 +28,9 @@ needs_gloo = pytest.mark.skipif(
 def test_two_processes_equal_one():
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(
-        [*command, str(HERE / "distributed_checks.py"), *CHECKS],
-        cwd=HERE.parent, capture_output=True, text=True, timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        [*command, str(TESTS / "nn" / "distributed_checks.py"), *CHECKS],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
     assert result.stdout.split("\n")[:-1] == [f"{name} holds" for name in CHECKS]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from paths import ROOT
 
 for package in ("lightning", "torchvision", "sklearn"):
     pytest.importorskip(package)
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "lightning_dcgan.py"
+EXAMPLE = ROOT / "examples" / "lightning_dcgan.py"
 STEPS = 6
 TINY = ["--image-size", "16", "--width", "4", "--batch-size", "8", "--accelerator", "cpu"]
 
