@@ -330,7 +330,7 @@ def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, _Place]]:
 
 
 def _has_activation(norm: nn.Module) -> bool:
-    return isinstance(norm, fused_nn._BatchNormAct) and norm.activation is not None
+    return isinstance(norm, fused_nn.batch_norm._BatchNormAct) and norm.activation is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:
