@@ -16,8 +16,8 @@ class WeightAverage:
 
     ``average = d * average + (1 - d) * weight`` after every update, with
     ``d = min(decay, (1 + t) / (10 + t))`` after t updates: a fixed decay would keep the untrained
-    weights in a short run's average. Floating-point buffers, such as BatchNorm's running statistics,
-    are averaged likewise, since the last generator's statistics are not those of the average.
+    weights in a short run's average. Floating-point buffers (BatchNorm's running statistics) are
+    averaged likewise, since the last generator's statistics are not those of the average.
     Integer buffers are copied.
 
     Args:
