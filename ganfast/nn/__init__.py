@@ -5,6 +5,7 @@ buffers, state_dict, ``isinstance`` and initialisation by class name are torch's
 """
 
 from ganfast.nn.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
+from ganfast.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
 from ganfast.nn.losses import BCELoss, BCEWithLogitsLoss, GANLoss
 
 __all__ = [
@@ -14,5 +15,8 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "GANLoss",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "SyncBatchNorm",
 ]
