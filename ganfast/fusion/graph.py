@@ -7,7 +7,6 @@ whose output has one reader, an activation, wherever both stand in the model's c
 from __future__ import annotations
 
 import logging
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
 from ganfast import functional
+from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
 from ganfast.fusion import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
@@ -25,7 +25,6 @@ __all__ = ["compile_fused", "fuse_graph"]
 
 log = logging.getLogger(__name__)
 
-_NN = torch._C._nn
 _NORMS: dict[Any, tuple[str, ...]] = {
     # Function: the order of its arguments.
     F.batch_norm: (
@@ -37,11 +36,7 @@ _NORMS: dict[Any, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
-_ACTIVATIONS: dict[Any, str] = {
-    # Function or name of a method; F.relu_ and F.leaky_relu_ are two of these.
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
-    **dict.fromkeys((F.leaky_relu, _NN.leaky_relu, _NN.leaky_relu_), "leaky_relu"),
-}
+_ACTIVATIONS = {function: name for name, row in ACTIVATIONS.items() for function in row.functions}
 _BCE, _BCE_WITH_LOGITS = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
 _LOSSES: dict[Any, Callable[..., Any]] = {
     _BCE: functional.binary_cross_entropy,
@@ -111,11 +106,11 @@ def compile_fused(
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
     """Put the fused ops into a graph as Dynamo captures it, in place.
 
-    A batch_norm whose output is read by one relu or leaky_relu alone, in place or not, becomes one
-    op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
-    not, becomes the one with logits. Values and gradients are the same there up to rounding, except
-    where the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
-    the form with logits is exact.
+    A batch_norm whose only reader is an activation, in place or not, becomes one op with it. A
+    binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the
+    one with logits. Values and gradients are the same there up to rounding, except if the sigmoid
+    rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient, the form with
+    logits is exact.
 
     Returns:
         What was fused and what stays, with the reason.
@@ -141,8 +136,8 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     return report
 
 
-def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
-    """Return the only reader of a BatchNorm, its name and slope, or why there is none to fuse."""
+def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
+    """Return the only reader of a BatchNorm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
         return "training, momentum or eps is not a constant"
@@ -151,26 +146,24 @@ def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
     readers = list(norm.users)
     if len(readers) != 1:
         return f"read by {len(readers)} operations"
-    activation = readers[0]
-    if activation.op == "output":
+    reader = readers[0]
+    if reader.op == "output":
         return "its output leaves the graph"
-    if activation.target not in _ACTIVATIONS:
-        return f"followed by {_target_name(activation)}"
-    kind = _ACTIVATIONS[activation.target]
-    slope = 0.01
-    if kind == "leaky_relu":
-        slope = _arguments(activation, "input", "negative_slope").get("negative_slope", slope)
-    if not _are_numbers(slope) or not 0 <= slope < math.inf:
-        return f"negative_slope must be a finite number from 0 up, got {slope}"
-    return activation, kind, float(slope)
+    if reader.target not in _ACTIVATIONS:
+        return f"followed by {_target_name(reader)}"
+    act = FusedActivation(_ACTIVATIONS[reader.target])
+    slope = act.negative_slope
+    if act.row.takes_slope:
+        slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
+    return why_not_slope(slope) or (reader, act._replace(negative_slope=float(slope)))
 
 
-def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float) -> FusedLayer:
+def _fuse_pair(name: str, norm: Node, activation: Node, act: FusedActivation) -> FusedLayer:
     """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
-    fused = (given["eps"], kind, slope, "norm_act")
+    fused = (given["eps"], *act)
     graph = norm.graph
     with graph.inserting_before(norm):
         if given["training"]:
@@ -185,7 +178,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float)
     graph.erase_node(activation)
     graph.erase_node(norm)
     channels = x.meta["example_value"].shape[1]
-    return FusedLayer(name, channels, kind, slope, "norm_act")
+    return FusedLayer(name, channels, *act)
 
 
 def _fuse_loss(loss: Node) -> str:

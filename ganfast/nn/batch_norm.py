@@ -8,43 +8,44 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, check_activation, check_order
+from ganfast.activations import FusedActivation, check_activation, check_order
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
 
 
+SETTINGS: dict[str, Any] = {**FusedActivation()._asdict(), "splits": 1}
+"""The keywords that layers have beyond torch's, with their defaults."""
+
+
 class Activated(torch.nn.Module):
-    """Show and restore the keywords that a layer has beyond those of torch's."""
+    """Show and restore an activation's keywords, which torch's layers do not have."""
 
     activation: str | None
     negative_slope: float
     order: str
-    splits: int
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if ACTIVATIONS[self.activation].takes_slope:
+            if FusedActivation.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"
-        if self.splits != 1:
-            text += f", splits={self.splits}"
         return text
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A module pickled as torch's own class, or before these keywords existed.
-        self.__dict__.setdefault("activation", None)
-        self.__dict__.setdefault("negative_slope", 0.01)
-        self.__dict__.setdefault("order", "norm_act")
-        self.__dict__.setdefault("splits", 1)
+        for name, default in FusedActivation()._asdict().items():
+            vars(self).setdefault(name, default)
 
 
 class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
     """Add the activation's keywords and the fused forward to a torch BatchNorm."""
+
+    splits: int
 
     def __init__(
         self,
@@ -101,6 +102,14 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
             splits=self.splits,
             num_batches_tracked=count,
         )
+
+    def extra_repr(self) -> str:
+        text: str = super().extra_repr()
+        return text if self.splits == 1 else f"{text}, splits={self.splits}"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        vars(self).setdefault("splits", SETTINGS["splits"])
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):

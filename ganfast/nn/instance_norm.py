@@ -41,7 +41,6 @@ class _InstanceNormAct(Activated, torch.nn.modules.instancenorm._InstanceNorm):
         self.activation = activation
         self.negative_slope = negative_slope
         self.order = order
-        self.splits = 1
 
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         # torch's forward calls it, with a batch of one for an input without one.
