@@ -102,7 +102,12 @@ def _as_channels(
     eps: float,
     act: tuple[str | None, float, str],
 ) -> _Results:
-    """Normalise (N, C, ...) as one image of N * C channels: a view of a contiguous tensor."""
+    """Normalise (N, C, ...) as one image of N * C channels: a view of a contiguous tensor.
+
+    One chunk for each image would do as well, without copies of weight and bias, and is up to a
+    fifth faster on CPUs; but the kernels for GPUs that keep a channel on chip work through chunks
+    one after another.
+    """
     images, channels = x.shape[:2]
     view = x.reshape(1, images * channels, *x.shape[2:])
     if images != 1:
@@ -127,12 +132,13 @@ def _as_splits(
 ) -> _Results:
     """Normalise a channels-last tensor as one chunk of the batch for each image."""
     mean = var = count = None
+    momentum: float | None = 0.0
     if average:
-        # The cumulative average over chunks is what instance normalisation averages.
+        # The cumulative average over chunks, which starts anew with each call.
         mean, var = (_zeros(x, x.shape[1]) for _ in range(2))
-        count = torch.zeros((), dtype=torch.int64, device=x.device)
+        count, momentum = torch.zeros((), dtype=torch.int64, device=x.device), None
     splits = max(1, x.shape[0])
-    y = _op.train(x, weight, bias, mean, var, count, None, eps, *act, splits)[0]
+    y = _op.train(x, weight, bias, mean, var, count, momentum, eps, *act, splits)[0]
     return y, mean, var
 
 
