@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activations import FusedActivation, check_activation, check_order
+from ganfast.activations import ActivationConfig, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-SETTINGS: dict[str, Any] = {**FusedActivation()._asdict(), "splits": 1}
+SETTINGS: dict[str, Any] = {**ActivationConfig()._asdict(), "splits": 1}
 """The keywords that layers have beyond torch's, with their defaults."""
 
 
@@ -99,7 +99,7 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if FusedActivation.of(self).row.takes_slope:
+            if ActivationConfig.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"

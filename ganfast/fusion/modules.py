@@ -16,7 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
-from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
 
 __all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
 
@@ -257,7 +257,7 @@ def _check_hooks(norm: Any, activation: Any, order: str) -> None:
 
 def _slope(activation: Any) -> Any:
     row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
-    return activation.negative_slope if row.takes_slope else FusedActivation().negative_slope
+    return activation.negative_slope if row.takes_slope else ActivationConfig().negative_slope
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
@@ -294,7 +294,7 @@ def _loss_stays(loss: Any) -> str:
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
     placeholder = nn.Identity().train(activation.training)
     _convert(norm, _NORMS[type(norm)], activation, placeholder)
-    act = FusedActivation(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
     vars(norm).update(act._asdict())
     place.parent._modules[place.slot] = placeholder
     return FusedLayer(name, norm.num_features, *act)
