@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from ganfast import functional
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
-from ganfast.fusion import FusedLayer, FusionReport
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
 __all__ = ["compile_fused", "fuse_graph"]
@@ -207,27 +207,30 @@ def _fuse_loss(loss: Node) -> str:
 
 
 def _sigmoid_and_views(loss: Node, probabilities: Any) -> list[Node]:
-    """Return the nodes that lead from logits to a loss, last first; none where they must stay."""
-    chain: list[Any] = []
-    node: Any = probabilities
-    while isinstance(node, Node) and _called(node) in (*_VIEWS, *_SIGMOIDS):
+    """Return the nodes that lead from logits to a loss, last first; none if they must stay."""
+    chain = _back_to_sigmoid(probabilities)
+    if not chain:
+        return []
+    sigmoid, logits = chain[-1], chain[-1].args[0]
+    if not isinstance(logits, Node) or _dtype(sigmoid) != _dtype(logits):
+        return []
+    # The logits are read later than before: nothing may write to them, nor to the probabilities.
+    tensors = {_storage(node) for node in (*chain, logits)}
+    nodes = list(loss.graph.nodes)
+    between = set(nodes[nodes.index(sigmoid) : nodes.index(loss)]) - set(chain)
+    seen = {_storage(read) for node in between for read in node.all_input_nodes}
+    return [] if tensors & seen else chain
+
+
+def _back_to_sigmoid(node: Any) -> list[Node]:
+    """Return a node and what it views, as far as a sigmoid; none if there is no sigmoid."""
+    chain: list[Node] = []
+    while isinstance(node, Node) and node.args and _called(node) in (*_VIEWS, *_SIGMOIDS):
         chain.append(node)
         if _called(node) in _SIGMOIDS:
-            break
-        node = node.args[0] if node.args else None
-    else:
-        return []
-    (logits,) = node.args if len(node.args) == 1 and not node.kwargs else (None,)
-    if not isinstance(logits, Node) or _dtype(node) != _dtype(logits):
-        return []
-    # The logits are read later than before: nobody may write to them, nor to the probabilities.
-    tensors = {_storage(n) for n in (*chain, logits)}
-    between = node.next
-    while between is not loss:
-        if between not in chain and tensors & {_storage(n) for n in between.all_input_nodes}:
-            return []
-        between = between.next
-    return chain
+            return chain if len(node.args) == 1 and not node.kwargs else []
+        node = node.args[0]
+    return []
 
 
 def _norm_arguments(norm: Node) -> dict[str, Any]:
