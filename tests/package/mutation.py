@@ -60,7 +60,7 @@ weight | else dy * weight.to(dy.dtype) | else dy
 log clamp of the target | (-u).log1p() - u.log() | (-u).log1p().clamp_min(-100) - u.log().clamp_min(-100)
 label of the other half | mean_loss(fake, kind, fake_label) | mean_loss(fake, kind, 1 - real_label)
 score | (x.sigmoid() if kind == "logits" else x for x | (x for x
-splits order | (real_label, fake_label), strict | (fake_label, real_label), strict
+splits order | zip(parts, (real_label, fake_label), | zip(parts, (fake_label, real_label)[-len(parts) :],
 hinge corner | (1 - t * x <= 0) | (1 - t * x < 0)
 NaN at the hinge | (1 - t * x <= 0).logical_not() | (1 - t * x > 0)
 csrc/common/activation.h: batch_norm_act

@@ -111,7 +111,8 @@ def gan_loss_backward(
     """Compute the gradients of the scores that are asked for."""
     dreal = dfake = real.new_empty(0)
     if need_real:
-        labelled = zip(real.chunk(splits), (real_label, fake_label), strict=False)
+        parts = real.chunk(2) if splits == 2 else (real,)
+        labelled = zip(parts, (real_label, fake_label), strict=False)
         gradients = [_gan_gradient(dloss, x, kind, label) for x, label in labelled]
         dreal = result_like(real, torch.cat(gradients) if splits == 2 else gradients[0])
     if need_fake and fake is not None:
