@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
-from ganfast.fusion import FusedLayer, FusionReport
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
 __all__ = ["compile_fused", "fuse_graph"]
@@ -148,7 +148,7 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     return report
 
 
-def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
+def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
     """Return the only reader of a norm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
@@ -163,14 +163,14 @@ def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
         return "its output leaves the graph"
     if reader.target not in _ACTIVATIONS:
         return f"followed by {_target_name(reader)}"
-    act = FusedActivation(_ACTIVATIONS[reader.target])
+    act = ActivationConfig(_ACTIVATIONS[reader.target])
     slope = act.negative_slope
     if act.row.takes_slope:
         slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
     return why_not_slope(slope) or (reader, act._replace(negative_slope=float(slope)))
 
 
-def _fuse_pair(name: str, norm: Node, activation: Node, act: FusedActivation) -> FusedLayer:
+def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
     """Compute the fused op where the norm stood; the buffers change at the same moment."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
@@ -225,27 +225,30 @@ def _fuse_loss(loss: Node) -> str:
 
 
 def _sigmoid_and_views(loss: Node, probabilities: Any) -> list[Node]:
-    """Return the nodes that lead from logits to a loss, last first; none where they must stay."""
-    chain: list[Any] = []
-    node: Any = probabilities
-    while isinstance(node, Node) and _called(node) in (*_VIEWS, *_SIGMOIDS):
+    """Return the nodes that lead from logits to a loss, last first; none if they must stay."""
+    chain = _back_to_sigmoid(probabilities)
+    if not chain:
+        return []
+    sigmoid, logits = chain[-1], chain[-1].args[0]
+    if not isinstance(logits, Node) or _dtype(sigmoid) != _dtype(logits):
+        return []
+    # The logits are read later than before: nothing may write to them, nor to the probabilities.
+    tensors = {_storage(node) for node in (*chain, logits)}
+    nodes = list(loss.graph.nodes)
+    between = set(nodes[nodes.index(sigmoid) : nodes.index(loss)]) - set(chain)
+    seen = {_storage(read) for node in between for read in node.all_input_nodes}
+    return [] if tensors & seen else chain
+
+
+def _back_to_sigmoid(node: Any) -> list[Node]:
+    """Return a node and what it views, as far as a sigmoid; none if there is no sigmoid."""
+    chain: list[Node] = []
+    while isinstance(node, Node) and node.args and _called(node) in (*_VIEWS, *_SIGMOIDS):
         chain.append(node)
         if _called(node) in _SIGMOIDS:
-            break
-        node = node.args[0] if node.args else None
-    else:
-        return []
-    (logits,) = node.args if len(node.args) == 1 and not node.kwargs else (None,)
-    if not isinstance(logits, Node) or _dtype(node) != _dtype(logits):
-        return []
-    # The logits are read later than before: nobody may write to them, nor to the probabilities.
-    tensors = {_storage(n) for n in (*chain, logits)}
-    between = node.next
-    while between is not loss:
-        if between not in chain and tensors & {_storage(n) for n in between.all_input_nodes}:
-            return []
-        between = between.next
-    return chain
+            return chain if len(node.args) == 1 and not node.kwargs else []
+        node = node.args[0]
+    return []
 
 
 def _norm_arguments(norm: Node) -> dict[str, Any]:

@@ -7,7 +7,6 @@ names that refer to it, to its parameters or to its buffers therefore go on work
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -17,10 +16,11 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
-from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.nn.batch_norm import SETTINGS, Activated
 
-__all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
+__all__ = ["fuse", "unfuse"]
 
 _NORMS: dict[type, type] = {
     layer: getattr(fused_nn, layer.__name__)
@@ -38,46 +38,6 @@ _ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 # Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 _ORIGIN = "_before_fusion"
-
-
-class FusedLayer(NamedTuple):
-    """One pair that became one layer, by the name of its normalisation layer."""
-
-    name: str
-    channels: int
-    activation: str | None
-    negative_slope: float
-    order: str
-
-
-@dataclass(repr=False)
-class FusionReport:
-    """Say what was fused and what stays; prints as a table.
-
-    Attributes:
-        fused: the pairs that became one layer each.
-        skipped: (name, reason) of each normalisation layer and loss that stays as it is.
-        losses: (name, class) of the losses that became ganfast's.
-    """
-
-    fused: list[FusedLayer] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    losses: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        rows = [("fused", layer.name, _describe(layer)) for layer in self.fused]
-        rows += [("fused", name, loss) for name, loss in self.losses]
-        rows += [("left", name, reason) for name, reason in self.skipped]
-        if not rows:
-            return (
-                "Nothing to fuse: the model has no BatchNorm, InstanceNorm or BCE loss of torch's."
-            )
-        width = max(len(name) for _, name, _ in rows)
-        lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
-        counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"
-        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is"])
-
-    __repr__ = __str__
 
 
 class _Origin(NamedTuple):
@@ -208,17 +168,19 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
         )
     if not _runs_as_sequential(sequential):
         raise _LeftAloneError(f"{type(sequential).__name__} has a forward of its own")
-    slots = list(sequential._modules.items())
-    index = [slot for slot, _ in slots].index(places[0].slot)
-    slot, activation = slots[index + 1] if index + 1 < len(slots) else ("", None)
-    order = "norm_act"
-    if type(activation) not in _ACTIVATIONS:
-        following = f"followed by {type(activation).__name__}" if slot else "last in its Sequential"
-        slot, activation = slots[index - 1] if index else ("", None)
-        order = "act_norm"
-        if not act_norm or type(activation) not in _ACTIVATIONS:
-            raise _LeftAloneError(following)
-        _check_in_place(activation, slots[index - 2][1] if index > 1 else None)
+    nothing = ("", None)
+    slots = [nothing, nothing, *sequential._modules.items(), nothing]
+    index = [slot for slot, _ in slots].index(places[0].slot, 2)
+    (_, before), in_front, _, behind = slots[index - 2 : index + 2]
+    if type(behind[1]) in _ACTIVATIONS:
+        (slot, activation), order = behind, "norm_act"
+    elif act_norm and type(in_front[1]) in _ACTIVATIONS:
+        (slot, activation), order = in_front, "act_norm"
+        _check_in_place(activation, before)
+    elif behind is nothing:
+        raise _LeftAloneError("last in its Sequential")
+    else:
+        raise _LeftAloneError(f"followed by {type(behind[1]).__name__}")
     _check_hooks(norm, activation, order)
     if reason := why_not_slope(_slope(activation)):
         raise _LeftAloneError(reason)
@@ -266,7 +228,7 @@ def _check_hooks(norm: Any, activation: Any, order: str) -> None:
 
 def _slope(activation: Any) -> Any:
     row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
-    return activation.negative_slope if row.takes_slope else FusedActivation().negative_slope
+    return activation.negative_slope if row.takes_slope else ActivationConfig().negative_slope
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
@@ -303,7 +265,7 @@ def _loss_stays(loss: Any) -> str:
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
     placeholder = nn.Identity().train(activation.training)
     _convert(norm, _NORMS[type(norm)], activation, placeholder)
-    act = FusedActivation(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
     vars(norm).update(act._asdict())
     place.parent._modules[place.slot] = placeholder
     return FusedLayer(name, norm.num_features, *act)
@@ -347,13 +309,3 @@ def _has_hooks(module: nn.Module) -> bool:
 def _check_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-
-
-def _describe(layer: FusedLayer) -> str:
-    slope = f"({layer.negative_slope:g})" if ACTIVATIONS[layer.activation].takes_slope else ""
-    order = ", in front" if layer.order == "act_norm" else ""
-    return f"{layer.channels} channels, {layer.activation}{slope}{order}"
-
-
-def _count(things: list[Any], one: str, many: str = "") -> str:
-    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"

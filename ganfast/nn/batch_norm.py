@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activations import FusedActivation, check_activation, check_order
+from ganfast.activations import ActivationConfig, check_activation, check_order
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
 
 
-SETTINGS: dict[str, Any] = {**FusedActivation()._asdict(), "splits": 1}
+SETTINGS: dict[str, Any] = {**ActivationConfig()._asdict(), "splits": 1}
 """The keywords that layers have beyond torch's, with their defaults."""
 
 
@@ -29,7 +29,7 @@ class Activated(torch.nn.Module):
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if FusedActivation.of(self).row.takes_slope:
+            if ActivationConfig.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"
@@ -38,7 +38,7 @@ class Activated(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A module pickled as torch's own class, or before these keywords existed.
-        for name, default in FusedActivation()._asdict().items():
+        for name, default in ActivationConfig()._asdict().items():
             vars(self).setdefault(name, default)
 
 

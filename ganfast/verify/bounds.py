@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ganfast.activations import FusedActivation
+from ganfast.activations import ActivationConfig
 from ganfast.verify.exactness import rounding
 
 __all__ = ["NormBounds", "layer_bounds", "penalty_bounds"]
@@ -75,7 +75,7 @@ class NormBounds:
         stats: Tensor | None = None,
         training: bool | None = None,
     ) -> None:
-        self.act = FusedActivation(*act)
+        self.act = ActivationConfig(*act)
         self.shape, self.splits = x.shape, splits
         self.training = running is None if training is None else training
         arithmetic = torch.finfo(torch.promote_types(x.dtype, torch.float32))
@@ -314,7 +314,7 @@ def _of_layer(layer: Any, x: Tensor) -> NormBounds:
     splits = getattr(layer, "splits", 1)
     if isinstance(layer, _InstanceNorm) and running is None:
         splits = max(1, x.shape[0])
-    act, options = FusedActivation.of(layer), {"eps": layer.eps, "running": running}
+    act, options = ActivationConfig.of(layer), {"eps": layer.eps, "running": running}
     return NormBounds(x, layer.weight, layer.bias, act, splits=splits, **options)
 
 

@@ -19,12 +19,12 @@ if triton_launch.why_not("cuda") or INTERPRETED:
     pytest.skip("Triton does not compile here", allow_module_level=True)
 
 import triton
+from ganfast.ops.binary_cross_entropy import triton as binary_cross_entropy
+from ganfast.ops.gan_loss import triton as gan_loss
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ganfast.ops.batch_norm_act import triton as batch_norm_act
-from ganfast.ops.binary_cross_entropy import triton as binary_cross_entropy
-from ganfast.ops.gan_loss import triton as gan_loss
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"

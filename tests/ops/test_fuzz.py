@@ -18,10 +18,10 @@ from drawn import (
 
 from ganfast import functional
 from ganfast.activations import ACTIVATIONS
-from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
+from ganfast.ops import batch_norm_act
 from ganfast.ops.batch_norm_act import reference as eager_norm
-from ganfast.ops.binary_cross_entropy import eager as eager_bce
-from ganfast.ops.gan_loss import eager as eager_gan
+from ganfast.ops.losses import bce, gan
+from ganfast.ops.losses import reference as eager_losses
 from ganfast.verify.bounds import NormBounds
 from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
@@ -200,19 +200,21 @@ def test_binary_cross_entropy(backend, draw):
     weights, mode = (weight, pos_weight), (from_logits, reduction)
     options = dict(zip(("from_logits", "reduction"), mode, strict=True))
     values = label if target is None else target
-    op, eager = binary_cross_entropy, eager_bce
     bounds = [cross_entropy_bound(x, values, *weights, **options)]
     (loss,) = check(
-        backend, op.forward, eager.forward, [*arguments, *mode], bounds, summed=x.numel()
-    )
+        backend, bce.forward, eager_losses.binary_cross_entropy, [*arguments, *mode], bounds,
+        summed=x.numel(),
+    )  # fmt: skip
     arguments = [dy, *arguments, *mode]
     bounds = [cross_entropy_slope_bound(dy, x, values, *weights, **options)]
-    (dx,) = check(backend, op.backward, eager.backward, arguments, bounds)
+    eager = eager_losses.binary_cross_entropy_backward
+    (dx,) = check(backend, bce.backward, eager, arguments, bounds)
     assert_laid_out_like(x, dx, *([loss] if reduction == "none" else []))
     if target is not None:  # eager on every backend
         del arguments[3]  # label
         bounds = [cross_entropy_target_bound(dy, x, *weights, **options)]
-        check(backend, op.target_backward, eager.target_backward, arguments, bounds)
+        eager = eager_losses.binary_cross_entropy_target_backward
+        check(backend, bce.target_backward, eager, arguments, bounds)
 
 
 KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
@@ -240,14 +242,14 @@ def test_gan_loss(backend, draw):
     bounds = [*gan_loss_bounds(kind, *labelled), 0.0][:3]
     arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
     check(
-        backend, gan_loss.forward, eager_gan.forward, arguments, bounds,
+        backend, gan.forward, eager_losses.gan_loss, arguments, bounds,
         summed=max(x.numel() for x in halves),
     )  # fmt: skip
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     bounds = [gan_slope_bound(kind, dloss, *pair) for pair in labelled]
     bounds = [torch.cat(bounds), 0.0] if form == "splits" else [*bounds, 0.0][:2]
     gradients = check(
-        backend, gan_loss.backward, eager_gan.backward, [dloss, *arguments, *needed], bounds
+        backend, gan.backward, eager_losses.gan_loss_backward, [dloss, *arguments, *needed], bounds
     )
     given = [real] if fake is None else [real, fake]
     for x, dx, wanted in zip(given, gradients, needed, strict=False):

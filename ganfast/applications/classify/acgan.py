@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classify.networks import AveragedClassifier, adam, as_if_apart, descend
+from ganfast.applications.classify.networks import AveragedClassifier, adam, descend, in_one_pass
 from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
 from ganfast.nn import GANLoss
 
@@ -61,7 +61,7 @@ class AuxiliaryClassifier:
     def _judge(self, *batches: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return each batch's scores and logits of classes, from images with noise."""
         noisy = [images + self.noise * torch.randn_like(images) for images in batches]
-        return as_if_apart(self.gan.discriminator, self.gan.discriminator, *noisy)
+        return in_one_pass(self.gan.discriminator, self.gan.discriminator, *noisy)
 
     def finish(self) -> None:
         """Take the statistics of unlabelled images for the average of weights."""

@@ -12,8 +12,9 @@ from torch.optim import Adam, Optimizer
 
 from ganfast.training import DivergenceError
 from ganfast.training.ema import WeightAverage
+from ganfast.training.pairing import split, split_layers
 
-__all__ = ["AveragedClassifier", "adam", "as_if_apart", "descend", "finite", "set_rate", "settle"]
+__all__ = ["AveragedClassifier", "adam", "descend", "finite", "in_one_pass", "set_rate", "settle"]
 
 
 def adam(network: nn.Module) -> Adam:
@@ -35,7 +36,7 @@ def descend(optimizer: Optimizer, loss: Tensor, rate: float) -> None:
     optimizer.step()
 
 
-def as_if_apart(
+def in_one_pass(
     network: nn.Module, function: Callable[[Tensor], Any], *batches: Tensor
 ) -> list[Any]:
     """Apply a network's function to batches of one size in one pass, with the numbers of several.
@@ -45,14 +46,8 @@ def as_if_apart(
     Returns:
         Of each batch, what the function gives: a tensor, or a tuple of tensors.
     """
-    layers: list[Any] = [layer for layer in network.modules() if hasattr(layer, "splits")]
-    for layer in layers:
-        layer.splits = len(batches)
-    try:
+    with split(split_layers(network), len(batches)):
         found = function(torch.cat(batches))
-    finally:
-        for layer in layers:
-            layer.splits = 1
     if isinstance(found, Tensor):
         return list(found.chunk(len(batches)))
     return list(zip(*(part.chunk(len(batches)) for part in found), strict=True))

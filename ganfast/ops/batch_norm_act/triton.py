@@ -1,6 +1,6 @@
 """The Triton kernels of ``batch_norm_act`` on the host's side: what is launched, and how.
 
-Arguments and results are those of the schemas in this folder's ``__init__``.
+Arguments and results are those of reference.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch._prims_common import suggest_memory_format
 from ganfast.ops.batch_norm_act import triton_backward as backward_kernels
 from ganfast.ops.batch_norm_act import triton_double_backward as double_backward_kernels
 from ganfast.ops.batch_norm_act import triton_forward as forward_kernels
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
+from ganfast.ops.batch_norm_act.arguments import check_vectors
 from ganfast.ops.batch_norm_act.triton_tiling import Plan, plan
+from ganfast.ops.tensors import accumulation_dtype, empty_like
 from ganfast.ops.triton_launch import dense, launch
 
 
@@ -108,7 +109,7 @@ def train(
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     stats = x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
     memory_format = suggest_memory_format(x)
-    y = torch.empty_like(x, memory_format=memory_format)
+    y = empty_like(x)
     weight, bias = dense(weight), dense(bias)
     if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
         if num_batches_tracked is not None:
@@ -194,7 +195,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
     memory_format, splits, C = suggest_memory_format(x), stats.shape[0], x.shape[1]
-    dx = torch.empty_like(x, memory_format=memory_format) if need_dx else None
+    dx = empty_like(x) if need_dx else None
     dweight, dbias = (stats.new_empty(C) if need_affine else None for _ in range(2))
     results = (
         x.new_empty(0) if dx is None else dx,
@@ -243,8 +244,7 @@ def double_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate ``backward`` with respect to dy, x and weight."""
     memory_format, splits = suggest_memory_format(x), stats.shape[0]
-    d_dy = torch.empty_like(x, dtype=dy.dtype, memory_format=memory_format)
-    d_x = torch.empty_like(x, memory_format=memory_format)
+    d_dy, d_x = empty_like(x, dy.dtype), empty_like(x)
     d_weight = stats.new_empty(x.shape[1])
     if x.numel() == 0:
         return d_dy, d_x, d_weight.zero_()
