@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
 import torch
+from drawn import assert_laid_out_like, check, draw_shape, draw_tensor, fuzz, st
 from oracle import check_layer, twin
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from ganfast.activations import ACTIVATIONS, ActivationConfig
 from ganfast.functional import instance_norm_act
 from ganfast.nn import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
-from ganfast.verify.bounds import penalty_bounds
+from ganfast.verify.bounds import NormBounds, penalty_bounds
 from ganfast.verify.exactness import judge
 
 CLASSES = [InstanceNorm1d, InstanceNorm2d, InstanceNorm3d]
@@ -283,3 +286,48 @@ def test_exports_any_batch_without_writes(backend, dims, channels_last):
     assert not program.graph_signature.buffers_to_mutate
     other, _ = draw(dims, channels_last, images=5)
     torch.testing.assert_close(program.module()(other), layer(other))
+
+
+@fuzz
+def test_drawn_inputs(backend, draw):
+    """Any shape, strides, dtypes and options, against torch's pair in float64."""
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = [max(1, size) for size in draw_shape(draw, 3, 5)]
+    if math.prod(shape[2:]) == 1:
+        shape[2] = 2
+    act = ActivationConfig(
+        draw(st.sampled_from(list(ACTIVATIONS))),
+        draw(st.sampled_from([0.2, 0.0, 1.5])),
+        draw(st.sampled_from(["norm_act", "act_norm"])),
+    )
+    momentum, eps = draw(st.sampled_from([0.1, 0.0, 1.0])), draw(st.sampled_from([1e-5, 0.8]))
+    x = draw_tensor(draw, torch.randn(shape) + draw(st.sampled_from([0.0, 30.0])), dtype)
+    dy = draw_tensor(draw, torch.randn(shape), dtype, expand=True)
+    wide = draw(st.sampled_from([torch.promote_types(dtype, torch.float32), dtype]))
+    weight, bias, mean, var = (draw_tensor(draw, torch.rand(shape[1]) + 0.1, wide) for _ in "wbmv")
+    if draw(st.booleans()):
+        mean = var = None
+
+    bounds = NormBounds(x, weight, bias, act, eps=eps, splits=shape[0])
+    of_buffers = [b for b in bounds.running_average(mean, var, momentum) if b is not None]
+    y, dx, *_ = check(
+        backend, ours, torchs, [x, mean, var, weight, bias, dy, momentum, eps, act],
+        [bounds.y(), *bounds.backward(dy), *of_buffers],
+        written=(1, 2), summed=math.prod(shape) // shape[1],
+    )  # fmt: skip
+    assert_laid_out_like(x, y, dx)
+
+
+def ours(x, mean, var, weight, bias, dy, momentum, eps, act):
+    """Return y and the gradients of x, weight and bias."""
+    x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
+    y = instance_norm_act(x, mean, var, weight, bias, True, momentum, eps, **act._asdict())
+    return y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy)
+
+
+def torchs(x, mean, var, weight, bias, dy, momentum, eps, act):
+    """Return the same of torch's pair."""
+    x, weight, bias = (t.detach().requires_grad_() for t in (x, weight, bias))
+    norm = nn.functional.instance_norm
+    y = act.after(norm(act.before(x), mean, var, weight, bias, True, momentum, eps))
+    return y.detach(), *torch.autograd.grad(y, (x, weight, bias), dy)
