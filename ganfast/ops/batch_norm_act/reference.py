@@ -43,7 +43,7 @@ def train(
     for chunk in range(splits):
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
-        if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+        if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
             continue
         if momentum is None:
             assert num_batches_tracked is not None  # functional.batch_norm_act has checked
@@ -288,7 +288,7 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
     """View t, of x's shape (N, C, ...), as (splits, n, C, P) in x's memory format and arithmetic.
 
     Contiguous: n images of P positions. Channels-last: n is 1 and P counts rows, so that no stride
-    is ambiguous: torch's CPU kernels give wrong gradients where they read one shape as two layouts
+    is ambiguous: torch's CPU kernels give wrong gradients if they read one shape as two layouts
     (seen with torch 2.15 on images of height or width 1).
     """
     memory_format = suggest_memory_format(x)
@@ -301,7 +301,7 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
 
 
 def _restored(chunks: Tensor, x: Tensor) -> Tensor:
-    """Undo ``_chunked``: return x's shape, dtype and memory format."""
+    """Undo ``_chunked``: return chunks in x's shape, dtype and memory format."""
     memory_format = suggest_memory_format(x)
     if memory_format == torch.contiguous_format:
         t = chunks.reshape(x.shape)
@@ -312,10 +312,10 @@ def _restored(chunks: Tensor, x: Tensor) -> Tensor:
 
 
 def _for_torch(chunk: Tensor) -> Tensor:
-    """Give one chunk (n, C, P) the fourth dimension that torch's channels-last kernels look for."""
+    """Add the fourth dimension that torch's channels-last kernels need to a chunk (n, C, P)."""
     return chunk.unsqueeze(-1)
 
 
 def _per_channel(stats: Tensor) -> tuple[Tensor, ...]:
-    """Cut stats into its four rows, each of shape (splits, 1, C, 1)."""
+    """Return the four rows of stats, each of shape (splits, 1, C, 1)."""
     return tuple(row.unsqueeze(1).unsqueeze(-1) for row in stats.unbind(1))

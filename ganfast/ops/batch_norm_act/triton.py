@@ -1,4 +1,4 @@
-"""The Triton kernels of ``batch_norm_act`` on the host's side: what is launched, and how.
+"""The host code of ``batch_norm_act``'s Triton kernels: what is launched, and how.
 
 Arguments and results are those of reference.py.
 """
@@ -25,9 +25,9 @@ from ganfast.ops.triton_launch import dense, launch
 
 
 class _Call(NamedTuple):
-    """One chunk's sizes, for a kernel: N images of P positions and C channels, ``splits`` chunks.
+    """The sizes of one call: ``splits`` chunks of N images with P positions and C channels.
 
-    Where channels are last, or there is one position, N counts rows and P is 1.
+    If channels are last, or there is one position, N counts rows and P is 1.
     """
 
     N: int
@@ -51,11 +51,11 @@ class _Call(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return a grid of every block of channels and chunk, times every part of a chunk."""
+        """Return a grid of all blocks of channels and chunks, times all parts of a chunk."""
         return self.blocks * self.splits, self.plan.parts
 
     def partial(self, stats: Tensor, rows: int) -> Tensor:
-        """Make the workspace of a first kernel: some numbers of every part and channel."""
+        """Allocate what a first kernel writes: ``rows`` sums for each part and channel."""
         shape = (self.splits, self.plan.parts, rows, self.C)
         return stats.new_empty(shape, dtype=torch.float64)
 
@@ -111,7 +111,7 @@ def train(
     memory_format = suggest_memory_format(x)
     y = empty_like(x)
     weight, bias = dense(weight), dense(bias)
-    if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+    if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
         if num_batches_tracked is not None:
             num_batches_tracked.add_(splits)
         stats.zero_()
@@ -119,7 +119,7 @@ def train(
             stats[:, 3] = bias
         return y, stats
     cumulative = momentum is None
-    # Only the second kernel of two can know how many batches all programs have counted.
+    # An average over all batches takes two kernels: the first counts them, the second divides.
     kernel = "train_cumulative" if cumulative else "train"
     call = _call(kernel, x.shape, x.dtype, memory_format, splits, activation, order)
     x = x.contiguous(memory_format=memory_format)
@@ -164,7 +164,7 @@ def evaluate(
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     memory_format = suggest_memory_format(x)
     shape = x.shape
-    if x.numel() == 0:  # the statistics are wanted all the same: those of an image that is not read
+    if x.numel() == 0:  # the statistics are results too: those of an image that is not read
         shape = torch.Size((1, x.shape[1]))
         memory_format = torch.contiguous_format
     call = _call("evaluate", shape, x.dtype, memory_format, 1, activation, order)

@@ -1,4 +1,4 @@
-"""The Triton kernels of the losses on the host's side. Arguments and results: reference.py's.
+"""The host code of the losses' Triton kernels. Arguments and results: those of reference.py.
 
 As torch on a GPU, and unlike the kernels on the CPU, these do not raise if a probability is outside
 [0, 1]: that would wait for the device. The loss is NaN there.
@@ -158,7 +158,7 @@ def _prepared(
     pos_weight: Tensor | None,
     from_logits: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the operands in one order of memory, and the kernels' constants."""
+    """Return the operands in x's memory format, and the kernels' constants."""
     check_floating_point("binary_cross_entropy", x)
     memory_format = suggest_memory_format(x)
     ordered: list[Tensor | None] = []
