@@ -115,14 +115,14 @@ def layer_calls(shape, dtype, channels_last, **options):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     vector = torch.empty(shape[1], device="meta", dtype=wide)
     count = torch.empty((), device="meta", dtype=torch.int64)
-    shape_of_op = (options.get("activation", "leaky_relu"), 0.2, options.get("order", "norm_act"))
+    act = (options.get("activation", "leaky_relu"), 0.2, options.get("order", "norm_act"))
     splits, training = options.get("splits", 1), options.get("training", True)
     _, stats = batch_norm_act.train(
         x, vector, vector, vector, vector, count, options.get("momentum", 0.1), 1e-5,
-        *shape_of_op, splits,
+        *act, splits,
     )  # fmt: skip
-    batch_norm_act.evaluate(x, vector, vector, vector, vector, 1e-5, *shape_of_op)
-    constants = (x, vector, stats, 1e-5, training, *shape_of_op)
+    batch_norm_act.evaluate(x, vector, vector, vector, vector, 1e-5, *act)
+    constants = (x, vector, stats, 1e-5, training, *act)
     batch_norm_act.backward(x, *constants, True, True)
     batch_norm_act.double_backward(x, vector, vector, x, *constants)
 
