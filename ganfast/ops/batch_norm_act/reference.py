@@ -6,6 +6,7 @@ The signatures of these functions are those of the ops.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,29 +162,17 @@ def double_backward(
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
-def double_backward_differentiable(
-    ddx: Tensor | None,
-    ddweight: Tensor | None,
-    ddbias: Tensor | None,
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def double_backward_differentiable(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute ``double_backward`` so that autograd can go through it, for third order and on.
 
     The statistics are computed again from x, because they are functions of it; only the mask
     comes from the saved ones, being constant almost everywhere.
     """
+    ddx, ddweight, ddbias, dy, x, weight, stats, eps, training, *_ = arguments
+    act = ActivationConfig(*arguments[-3:])
     splits = stats.shape[0]
     xs = _chunked(x, x, splits)
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
-    act = ActivationConfig(activation, negative_slope, order)
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
         u = act.before(xs)

@@ -92,20 +92,11 @@ def _call(
 
 
 def train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    splits: int,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
+    *buffers, momentum, eps, activation, negative_slope, order, splits = rest
+    running_mean, running_var, num_batches_tracked = buffers
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     stats = x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
     memory_format = suggest_memory_format(x)
@@ -150,17 +141,10 @@ def train(
 
 
 def evaluate(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
+    running_mean, running_var, eps, activation, negative_slope, order = rest
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     memory_format = suggest_memory_format(x)
     shape = x.shape
@@ -181,19 +165,10 @@ def evaluate(
 
 
 def backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    need_dx: bool,
-    need_affine: bool,
+    dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
+    _, training, activation, negative_slope, order, need_dx, need_affine = rest
     memory_format, splits, C = suggest_memory_format(x), stats.shape[0], x.shape[1]
     dx = empty_like(x) if need_dx else None
     dweight, dbias = (stats.new_empty(C) if need_affine else None for _ in range(2))
@@ -234,15 +209,10 @@ def double_backward(
     ddbias: Tensor | None,
     dy: Tensor,
     x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate ``backward`` with respect to dy, x and weight."""
+    _, stats, _, training, activation, negative_slope, order = rest
     memory_format, splits = suggest_memory_format(x), stats.shape[0]
     d_dy, d_x = empty_like(x, dy.dtype), empty_like(x)
     d_weight = stats.new_empty(x.shape[1])
