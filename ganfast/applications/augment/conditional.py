@@ -57,9 +57,9 @@ def train_conditional(
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
-    The discriminator sees real and generated images moved at random, so that few images are not
-    learnt by heart. Its classifier learns from real images, and the generator from it: a
-    classifier that also learnt from generated ones would take a wrong digit's class for granted.
+    The discriminator sees real and generated images moved at random, against overfitting to few
+    images. Its classifier learns from real images alone: from generated ones it would learn the
+    wrong class of a wrong digit.
 
     Args:
         images: uint8 ``[N, C, size, size]``.
@@ -67,10 +67,10 @@ def train_conditional(
         classes: their number.
         options: of the networks and the training.
         seed: of every random number.
-        device: where to train.
+        device: to train on.
 
     Raises:
-        DivergenceError: a loss is not finite at the end.
+        DivergenceError: the last loss is not finite.
         ValueError: the images' size is none that a DCGAN makes.
 
     Source:
@@ -117,7 +117,7 @@ def train_conditional(
 
 
 def generate(gan: ConditionalGAN, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Make as many images of each class.
+    """Generate the same number of images of each class.
 
     Args:
         gan: trained.

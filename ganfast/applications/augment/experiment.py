@@ -51,7 +51,7 @@ class AugmentOptions:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """Of one seed: ``accuracies`` by method, and ``images`` generated (uint8) with ``labels``."""
+    """Result of one seed: ``accuracies`` by method, generated ``images`` (uint8) and ``labels``."""
 
     seed: int
     accuracies: dict[str, float]
@@ -68,14 +68,14 @@ def run_seed(
 ) -> SeedResult:
     """Draw few labels, train a conditional DCGAN on them, and a classifier by each method.
 
-    The seed sets the labels, the networks' first weights and the order of the images. Every
-    classifier has as many updates of as many images; the test set is looked at after the last one.
+    The seed sets the labels, the initial weights and the order of the images. All classifiers have
+    the same number of updates and images; the test set is used after the last one.
 
     Args:
         data: labelled images of the classifier's and the DCGAN's size.
         options: of the comparison.
         seed: of every random number.
-        device: where to train.
+        device: to train on.
 
     Raises:
         DataError: there are fewer labels than asked for, or fewer asked for than classes.
@@ -124,7 +124,7 @@ def run_seed(
 
 
 def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
-    """Compare each method with the first: a row for each.
+    """Compare each method with the first, in one row for each.
 
     A row has the method, the mean and deviation of its accuracy, the mean of its differences from
     the first method, seed by seed, and the bounds of their 95 % interval (Student's t): None for

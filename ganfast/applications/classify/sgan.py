@@ -1,4 +1,4 @@
-"""A semi-supervised GAN, whose discriminator is the classifier, and that classifier on its own."""
+"""A semi-supervised GAN, whose discriminator is the classifier, and that classifier alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ENTROPY_WEIGHT = 0.3
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Measure how badly logits of classes ``[N, K]`` tell real from generated images.
+    """Return the GAN loss of a discriminator with logits of classes ``[N, K]``.
 
-    With ``Z = sum(exp(logits))`` and ``D = Z / (Z + 1)``: the mean of ``-log D`` over the real
-    images and that of ``-log(1 - D)`` over the generated ones, by halves. ``D`` is the sigmoid of
-    ``logsumexp(logits)``, so this is a GAN's usual loss, and no exponential overflows.
+    With ``Z = sum(exp(logits))`` and ``D = Z / (Z + 1)``: half the mean of ``-log D`` over real
+    images plus half that of ``-log(1 - D)`` over generated ones. ``D`` is the sigmoid of
+    ``logsumexp(logits)``, so this is the usual GAN loss, and no exponential overflows.
 
     Source:
         Salimans et al. 2016, section 5, https://arxiv.org/abs/1606.03498
@@ -40,7 +40,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def feature_matching_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Measure how far the mean features of generated images are from those of real ones.
+    """Return the squared distance between the mean features of generated and real images.
 
     Args:
         real: features of real images, ``[N, F]``; a constant.
@@ -53,7 +53,7 @@ def feature_matching_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def conditional_entropy(logits: Tensor) -> Tensor:
-    """Measure how undecided logits of classes ``[N, K]`` are: the mean entropy of their softmax.
+    """Return the mean entropy of the softmax of logits ``[N, K]``.
 
     Source:
         Dai et al. 2017, https://arxiv.org/abs/1705.09783, which adds it to this GAN's loss
@@ -74,8 +74,8 @@ def _build(task: Task, options: Options) -> models.SemiSupervisedGAN:
 class SemiSupervised:
     """Train classifier and generator in turn, the generator by feature matching.
 
-    The classifier's loss is Salimans' and, beyond it, a weighted conditional entropy of its answers
-    on unlabelled images.
+    The classifier's loss is that of Salimans et al. plus a weighted conditional entropy on
+    unlabelled images.
     """
 
     def __init__(self, task: Task, options: Options) -> None:
@@ -95,7 +95,7 @@ class SemiSupervised:
         loss = functional.cross_entropy(known, labels) + discriminator_loss(of_real, of_fake)
         loss = loss + ENTROPY_WEIGHT * conditional_entropy(of_real)
         descend(self._adam_d, loss, share * LEARNING_RATE)
-        # Of the real images, the features from before the update serve: a pass less.
+        # Features of the real images from before the update: one pass less.
         matching = feature_matching_loss(features[1], classifier.features(fake))
         descend(self._adam_g, matching, share * LEARNING_RATE)
         self._average.update(classifier)
