@@ -1,9 +1,8 @@
-"""Classifiers of images: a small network, the average of any, and what they predict."""
+"""A small classifier of images, its training, and the predictions of any classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from ganfast.applications.shifts import shifted
 from ganfast.nn import BatchNorm2d
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_float
-from ganfast.training.ema import WeightAverage
 
 __all__ = [
-    "AveragedClassifier",
     "Classifier",
     "accuracy",
     "finite",
@@ -161,35 +158,3 @@ def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
-
-
-class AveragedClassifier:
-    """Classify with an average of a network's weights over its updates.
-
-    Args:
-        network: to follow.
-        decay: of the average.
-        logits: of the classes, from the network and images.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        decay: float,
-        logits: Callable[[Any, Tensor], Tensor] = lambda network, images: network(images),
-    ) -> None:
-        self._average = WeightAverage(network, decay)
-        self._logits = logits
-
-    def update(self, network: nn.Module) -> None:
-        """Update the average with the network's weights."""
-        self._average.update(network)
-
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Take BatchNorm's statistics from batches of images."""
-        settle(self._average.generator, batches)
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return finite(self._logits(self._average.generator, images)).argmax(1)

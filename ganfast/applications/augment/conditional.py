@@ -22,27 +22,17 @@ BATCH = 256  # images made at once
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """How the conditional DCGAN is built and trained.
-
-    Attributes:
-        updates: of both networks.
-        batch_size: real images an update, drawn with replacement.
-        width: feature maps beside the image.
-        latent: length of the noise.
-        learning_rate: of Adam, whose betas are 0.5 and 0.999.
-        shift: how far the discriminator's images are moved, as a share of their side.
-        decay: of the average of the generator's weights that makes the images.
-        class_weight: of the classifier's loss in the generator's: less of it gives images of a
-            class more variety, and more of them look like another class.
-    """
+    """Options of the conditional DCGAN and its training."""
 
     updates: int = option(1000, "updates of the conditional DCGAN", POSITIVE, flag="--gan-updates")
-    batch_size: int = 64
+    batch_size: int = 64  # real images an update, drawn with replacement
     width: int = option(16, "feature maps of the DCGAN beside the image", POSITIVE)
-    latent: int = 64
-    learning_rate: float = 1e-3
-    shift: float = 0.125
-    decay: float = 0.995
+    latent: int = 64  # length of the noise
+    learning_rate: float = 1e-3  # of Adam, whose betas are 0.5 and 0.999
+    shift: float = 0.125  # of the discriminator's images at most, as a share of their side
+    decay: float = 0.995  # of the average of weights that makes the images
+    # Of the classes in the generator's loss: a lower one gives images of a class more variety, and
+    # more of them look like another class.
     class_weight: float = 1.0
 
 

@@ -30,22 +30,13 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How the comparison goes.
+    """Options of the comparison."""
 
-    Attributes:
-        labels: how many labelled images there are.
-        per_class: images generated of each class.
-        updates: of every classifier.
-        batch_size: of every classifier; with generated images, half of it are those.
-        shift: how far "real, shifted" moves images, as a share of their side.
-        generator: of the conditional DCGAN.
-    """
-
-    labels: int
+    labels: int  # number of labelled images
     per_class: int = option(500, "generated images of each class", POSITIVE, metavar="IMAGES")
     updates: int = option(400, "updates of each classifier", POSITIVE)
-    batch_size: int = 64
-    shift: float = 0.125
+    batch_size: int = 64  # of each classifier; half of it generated images, if there are any
+    shift: float = 0.125  # of images in "real, shifted" at most, as a share of their side
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)
 
 

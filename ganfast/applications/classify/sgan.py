@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classifier import AveragedClassifier
-from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.classify.averaged import AveragedMethod
+from ganfast.applications.classify.task import Options, Task
 from ganfast.applications.updates import adam, as_if_apart, descend
 from ganfast.nn import GANLoss
 
@@ -71,7 +72,7 @@ def _build(task: Task, options: Options) -> models.SemiSupervisedGAN:
     return gan
 
 
-class SemiSupervised:
+class SemiSupervised(AveragedMethod):
     """Train classifier and generator in turn, the generator by feature matching.
 
     The classifier's loss is that of Salimans et al. plus a weighted conditional entropy on
@@ -79,10 +80,9 @@ class SemiSupervised:
     """
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
         self.gan = _build(task, options)
+        super().__init__(task, self.gan.classifier, options.decay)
         self._adam_g, self._adam_d = (adam(network) for network in self.gan[:2])
-        self._average = AveragedClassifier(self.gan.classifier, options.decay)
 
     def update(self, share: float) -> None:
         """Update the classifier on images of all three kinds, then the generator."""
@@ -98,41 +98,24 @@ class SemiSupervised:
         # Features of the real images from before the update: one pass less.
         matching = feature_matching_loss(features[1], classifier.features(fake))
         descend(self._adam_g, matching, share * LEARNING_RATE)
-        self._average.update(classifier)
-
-    def finish(self) -> None:
-        """Take the statistics of unlabelled images for the average of weights."""
-        self._average.settle(islice(self.task.unlabelled, SETTLING_BATCHES))
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return self._average.predict(images)
+        self.average.update(classifier)
 
 
-class Supervised:
+class Supervised(AveragedMethod):
     """Train the same classifier on the labelled images alone."""
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
         self.classifier = _build(task, options).classifier
+        super().__init__(task, self.classifier, options.decay)
         self._adam = adam(self.classifier)
-        self._average = AveragedClassifier(self.classifier, options.decay)
 
     def update(self, share: float) -> None:
         """Update the classifier on a batch of labelled images."""
         images, labels = self.task.labelled_batch()
-        descend(
-            self._adam,
-            functional.cross_entropy(self.classifier(images), labels),
-            share * LEARNING_RATE,
-        )
-        self._average.update(self.classifier)
+        loss = functional.cross_entropy(self.classifier(images), labels)
+        descend(self._adam, loss, share * LEARNING_RATE)
+        self.average.update(self.classifier)
 
-    def finish(self) -> None:
-        """Take the statistics of labelled images for the average of weights."""
-        batches = (self.task.labelled_batch()[0] for _ in range(SETTLING_BATCHES))
-        self._average.settle(batches)
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return self._average.predict(images)
+    def settling_images(self) -> Iterator[Tensor]:
+        """Yield labelled batches."""
+        return (self.task.labelled_batch()[0] for _ in count())

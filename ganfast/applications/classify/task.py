@@ -22,23 +22,14 @@ SETTLING_BATCHES = 40
 
 @dataclass(frozen=True)
 class Options:
-    """Options of networks and training, the same for every method.
-
-    Attributes:
-        image_size: side of the images in pixels: 16, 32, 64, 128 or 256.
-        width: feature maps of the first convolution.
-        latent: length of the generator's noise.
-        batch_size: of unlabelled, of labelled and of generated images.
-        noise: standard deviation of the noise on images in [-1, 1] in training.
-        decay: of the average of weights that classifies at the end.
-    """
+    """Options of networks and training, the same for every method."""
 
     image_size: int = option(16, "side of the images in pixels", choices=IMAGE_SIZES)
     width: int = option(16, "feature maps of the first convolution", POSITIVE)
-    latent: int = 100
+    latent: int = 100  # length of the noise
     batch_size: int = option(50, "images of each kind in a batch", POSITIVE)
-    noise: float = 0.2
-    decay: float = 0.99
+    noise: float = 0.2  # standard deviation of the noise on images in [-1, 1] in training
+    decay: float = 0.99  # of the average of weights that classifies
 
 
 class Task:
