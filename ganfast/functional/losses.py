@@ -56,7 +56,7 @@ def binary_cross_entropy(
 
     :func:`torch.nn.functional.binary_cross_entropy`, with three differences: ``target`` may be a
     number, which stands for a tensor filled with it; half inputs are computed in float32; and under
-    autocast the inputs are cast to float32 on every device, where torch raises an error on a GPU.
+    autocast the inputs are cast to float32 on every device; torch raises an error on a GPU.
     Logarithms are at least -100 and the gradient's denominator at least 1e-12, as in torch.
 
     Args:
@@ -72,9 +72,9 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
-        RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (on a
-            GPU nobody looks: it would stop the device); dtypes differ; weight does not broadcast or
-            wants a gradient.
+        RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (not
+            checked on a GPU, where it would need a host-device sync); dtypes differ; weight does
+            not broadcast or requires a gradient.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
 
@@ -119,7 +119,7 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
-        RuntimeError: a target of integers; a weight does not broadcast or wants a gradient.
+        RuntimeError: a target of integers; a weight does not broadcast or requires a gradient.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
 
@@ -153,7 +153,7 @@ def gan_discriminator_loss(
         "lsgan"         (x - real_label)^2         (x - fake_label)^2
         "wasserstein"   -x                         x
 
-    Smooth the labels with ``real_label=0.9``, say. Nothing waits for the device.
+    Smooth the labels with ``real_label=0.9``, for example. There is no host-device sync.
 
     Args:
         real: scores of real images, of any shape; with ``splits=2`` those of real images, then
@@ -163,7 +163,7 @@ def gan_discriminator_loss(
         from_logits: for "bce", whether scores are logits rather than probabilities.
         real_label: target for real images, in [0, 1] for "bce".
         fake_label: target for generated images.
-        splits: 1, or 2 where ``real`` holds both.
+        splits: 1, or 2 if ``real`` holds both.
 
     Returns:
         The loss, the mean score of the real images and that of the generated ones: scalars in
@@ -266,7 +266,7 @@ def _cross_entropy(
 def _agreed(
     x: Tensor, target: Tensor, from_logits: bool
 ) -> tuple[Tensor, Tensor, torch.dtype | None]:
-    """Return input and target in one dtype, and the dtype of the result where it is another."""
+    """Return input and target in one dtype, and the dtype of the result if it is another."""
     if target.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
         return x, target.to(x.dtype), None
     if not (from_logits and target.is_floating_point()):

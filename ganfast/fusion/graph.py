@@ -1,7 +1,8 @@
-"""The torch.compile backend "ganfast": pairs found by data flow, then another backend's work.
+"""The torch.compile backend "ganfast": it fuses pairs by data flow and calls another backend.
 
-Dynamo shows every spelling of a layer as a call of a function or method, so a pair is a BatchNorm
-or InstanceNorm whose output has one reader, an activation, wherever both stand in the model's code.
+Dynamo captures every spelling of a layer as a call of a function or method, so a pair is a
+BatchNorm or InstanceNorm whose output has one reader, an activation, wherever both are in the
+model's code.
 """
 
 from __future__ import annotations
@@ -72,19 +73,19 @@ def compile_fused(
     mode: str | None = None,
     **named: Any,
 ) -> Callable[..., Any]:
-    """Fuse what a captured graph holds and hand it to another backend of torch.compile.
+    """Fuse the pairs and losses of a captured graph and pass it to another torch.compile backend.
 
-    ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
-    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
-    level INFO says what was fused and why the rest stays.
+    ``torch.compile(model, backend="ganfast")`` calls it, without an import of ganfast. Rewrites the
+    graph with :func:`fuse_graph` and logs one line to ``ganfast.fusion.graph``, at level INFO: what
+    was fused, and why the rest stays.
 
     Args:
         graph_module: what Dynamo captured.
         example_inputs: its inputs.
         options: "inner" is the backend that compiles the result: a name or a callable, "inductor"
-            where it is not given. All others are the inner backend's own.
+            by default. All others are the inner backend's own.
         mode: the inner backend's.
-        named: what else torch.compile gives to a backend, for the inner one.
+        named: further arguments for the inner backend.
 
     Raises:
         torch._dynamo.exc.InvalidBackend: no backend has the inner one's name.
@@ -116,7 +117,7 @@ def compile_fused(
 
 
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
-    """Put the fused ops into a graph as Dynamo captures it, in place.
+    """Rewrite a graph that Dynamo captured with the fused ops, in place.
 
     A batch_norm or instance_norm whose only reader is an activation, in place or not, becomes one
     op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
@@ -171,7 +172,7 @@ def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
 
 
 def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
-    """Compute the fused op where the norm stood; the buffers change at the same moment."""
+    """Replace a pair by the fused op, at the norm's place: buffers change no later."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
@@ -182,7 +183,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -
             arguments = (x, *buffers, weight, bias, training, given["momentum"], eps)
             y = graph.call_function(functional.instance_norm_act, arguments, act._asdict())
         elif training:
-            # The counter is raised by a node of its own.
+            # A node of its own increments num_batches_tracked.
             of_batch = (x, weight, bias, *buffers, None, given["momentum"], eps, *act, 1)
             op = graph.call_function(batch_norm_act.train, of_batch)
             y = graph.call_function(operator.getitem, (op, 0))
@@ -200,7 +201,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -
 
 
 def _fuse_loss(loss: Node) -> str:
-    """Call ganfast's loss, on logits where a sigmoid made the probabilities; say what it was."""
+    """Replace a loss by ganfast's, on logits if they are a sigmoid's; return what it replaced."""
     graph = loss.graph
     given = _arguments(loss, *_LOSS_ARGUMENTS)
     function = _LOSSES[loss.target]
@@ -276,13 +277,13 @@ def _dtype(node: Node) -> torch.dtype:
 
 
 def _storage(node: Node) -> int | None:
-    """Return what tells whether two tensors share memory; Dynamo's fake tensors share it too."""
+    """Return an identifier of a tensor's memory; Dynamo's fake tensors share it as real ones do."""
     value = node.meta.get("example_value")
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 def _layer_name(node: Node) -> str:
-    """Return the path of the layer whose code a node comes from, or the node's own name."""
+    """Return the path of the layer whose code made a node, or the node's own name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = re.sub(r"^[LG]\['\w+'\]\.?", "", stack[-1][0]) if stack else ""
     return path or str(node.name)

@@ -1,7 +1,7 @@
-"""Fuse the layers of a model that is already built, and undo it.
+"""Fuse the layers of an existing model, and undo it.
 
-A fused layer stays the object it was: its class and four settings change. Optimizers, hooks and
-names that refer to it, to its parameters or to its buffers therefore go on working.
+A fused layer stays the same object: only its class and four settings change. Optimizers, hooks and
+names that refer to it, to its parameters or to its buffers therefore keep working.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOSSES: dict[type, type] = {
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
 _ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
-# Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
+# Layers that return a new tensor: no other code sees whether an activation overwrites it.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 _ORIGIN = "_before_fusion"
 
@@ -71,7 +71,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
 
     Args:
         model: the whole model, so that layers used in two places are seen.
-        act_norm: also fuse an activation with the BatchNorm behind it, where that BatchNorm is not
+        act_norm: also fuse an activation with the BatchNorm behind it, if that BatchNorm is not
             itself followed by an activation.
 
     Returns:
@@ -152,7 +152,7 @@ def unfuse(model: nn.Module) -> None:
 
 
 class _LeftAloneError(Exception):
-    """A normalisation layer is left alone; the message is the reason."""
+    """Raised for a normalisation layer that is left as it is; the message is the reason."""
 
 
 def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, Any, str]:
@@ -188,7 +188,7 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
 
 
 def _check_class(norm: Any) -> None:
-    """Raise _LeftAloneError where the layer may compute something else than torch's."""
+    """Raise _LeftAloneError if the layer may compute something else than torch's."""
     name = type(norm).__name__
     if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
         raise _LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
@@ -211,7 +211,7 @@ def _check_class(norm: Any) -> None:
 
 
 def _check_hooks(norm: Any, activation: Any, order: str) -> None:
-    """Raise _LeftAloneError where a hook would see other tensors than before."""
+    """Raise _LeftAloneError if a hook would see other tensors than before."""
     # Behind the fused layer lies the activation's output, so gradients differ there as well.
     if norm._forward_hooks:
         raise _LeftAloneError("has a forward hook")
@@ -232,7 +232,7 @@ def _slope(activation: Any) -> Any:
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
-    """Raise _LeftAloneError where somebody may see that the activation overwrites its input."""
+    """Raise _LeftAloneError if other code may see that the activation overwrites its input."""
     fresh = isinstance(before, _FRESH_OUTPUT) and not before._forward_hooks
     fresh = fresh and type(before).__module__.startswith(("torch.nn.", "ganfast."))
     if activation.inplace and not fresh:
@@ -284,7 +284,7 @@ def _convert(
 
 
 def _places(model: nn.Module) -> dict[nn.Module, list[_Place]]:
-    """Return the slots that hold each module; a parent that is reached twice counts once."""
+    """Return the slots of each module; a parent that is reached twice counts once."""
     places: dict[nn.Module, list[_Place]] = {}
     for child, place in _slots(model):
         places.setdefault(child, []).append(place)

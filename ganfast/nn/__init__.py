@@ -1,4 +1,4 @@
-"""Drop-in layers and losses: torch's own classes whose forward calls a fused kernel.
+"""Drop-in layers and losses: subclasses of torch's whose forward calls a fused kernel.
 
 Each but GANLoss is a subclass of the torch layer of the same name: constructor, parameters,
 buffers, state_dict, ``isinstance`` and initialisation by class name are torch's.

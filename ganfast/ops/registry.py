@@ -36,8 +36,8 @@ def define(
 ) -> Callable[..., Any]:
     """Define the op ``ganfast::name`` by its eager kernel and return its overload, ready to call.
 
-    The eager kernel is registered at CompositeExplicitAutograd, where it answers on every device
-    and dtype until a faster kernel takes that device's own key.
+    The eager kernel is registered at CompositeExplicitAutograd, which serves every device and
+    dtype that has no faster kernel at its own key.
 
     Args:
         name: of the op.

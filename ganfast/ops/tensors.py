@@ -1,4 +1,4 @@
-"""What the kernels of every op ask and make of tensors."""
+"""Dtypes and layouts that the kernels of every op share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``ganfast verify`` checks of the losses."""
+"""The checks of the losses in ``ganfast verify``."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _compare(
     # Half scores are computed in float32: better than torch, whose smallest denominator is 0 there.
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     wide_t = torch.full_like(x, t, dtype=wide) if isinstance(t, float) else t.to(wide)
-    # A number counts as it is, whatever the scores' dtype would hold of it.
+    # A number is exact, whatever the scores' dtype.
     exact_t = torch.full_like(x, t, dtype=torch.float64) if isinstance(t, float) else t.double()
     name = "binary_cross_entropy" + ("_with_logits" if from_logits else "")
     ours, theirs = getattr(functional, name), getattr(torch_functional, name)

@@ -48,7 +48,7 @@ class Norm:
         self.activation = draw(st.sampled_from(list(ACTIVATIONS)))
         self.slope = draw(st.sampled_from([0.2, 0.0, 1.0, 1.5, -0.5]))
         self.order = draw(st.sampled_from(["norm_act", "act_norm"]))
-        self.form = (self.activation, self.slope, self.order)
+        self.act = (self.activation, self.slope, self.order)
         values = torch.randn(self.shape) + draw(st.sampled_from([0.0, 0.5, 30.0]))
         if draw(st.integers(0, 4)) == 0:  # the native kernels guess the mean from the first values
             values[: max(1, len(values) // 8)] += 100
@@ -70,20 +70,20 @@ class Norm:
         if training:
             no_buffers = (None, None, None, 0.1)
             _, stats = eager_norm.train(
-                self.x, self.weight, self.bias, *no_buffers, self.eps, *self.form, self.splits
+                self.x, self.weight, self.bias, *no_buffers, self.eps, *self.act, self.splits
             )
             return stats
         mean, var = torch.randn(self.shape[1]), torch.rand(self.shape[1]) + 0.1
         buffers = mean.to(self.wide), var.to(self.wide)
         _, stats = eager_norm.evaluate(
-            self.x, self.weight, self.bias, *buffers, self.eps, *self.form
+            self.x, self.weight, self.bias, *buffers, self.eps, *self.act
         )
         return stats
 
     def bounds(self, **options):
         """Return the bounds of the op's results."""
         return NormBounds(
-            self.x, self.weight, self.bias, self.form, eps=self.eps, splits=self.splits, **options
+            self.x, self.weight, self.bias, self.act, eps=self.eps, splits=self.splits, **options
         )
 
 
@@ -102,7 +102,7 @@ def test_train(backend, draw):
     of_stats = bounds.stats() if case.x.numel() else None  # not even computed of nothing
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
-        [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.form, case.splits],
+        [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.act, case.splits],
         [bounds.y(), of_stats, *of_buffers], written=(3, 4, 5), summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
@@ -116,7 +116,7 @@ def test_evaluate(backend, draw):
     bounds = case.bounds(running=(mean, var))
     y, _ = check(
         backend, batch_norm_act.evaluate, eager_norm.evaluate,
-        [case.x, case.weight, case.bias, mean, var, case.eps, *case.form],
+        [case.x, case.weight, case.bias, mean, var, case.eps, *case.act],
         [bounds.y(), bounds.stats()],
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
@@ -131,7 +131,7 @@ def test_backward(backend, draw):
     bounds = case.bounds(stats=stats, training=training).backward(dy)
     dx, *_ = check(
         backend, batch_norm_act.backward, eager_norm.backward,
-        [dy, case.x, case.weight, stats, case.eps, training, *case.form, *needed],
+        [dy, case.x, case.weight, stats, case.eps, training, *case.act, *needed],
         bounds, summed=case.summed,
     )  # fmt: skip
     if needed[0]:
@@ -166,7 +166,7 @@ def test_double_backward(backend, draw):
     bounds = bounds.double_backward(ddx, ddweight, ddbias, dy)
     d_dy, d_x, _ = check(
         backend, batch_norm_act.double_backward, eager_norm.double_backward,
-        [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.form],
+        [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.act],
         bounds, summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, d_dy, d_x)

@@ -9,10 +9,10 @@ shape (N, C, ...); per channel, M values are normalised together. With ``a`` the
     rstd = 1 / sqrt(var + eps)           scale = weight * rstd
     z    = (u - mean) * scale + bias     y = a(z)
 
-``order="act_norm"`` moves the activation in front: ``u = a(x)`` and ``y = z``.
+``order="act_norm"`` applies the activation first: ``u = a(x)`` and ``y = z``.
 
 ``splits=k`` cuts the batch into k equal chunks, each with its own statistics; the running
-statistics take up chunk after chunk, as k separate calls would.
+statistics follow chunk after chunk, as in k separate calls.
 
 Running statistics (``momentum`` m; None stands for 1 / num_batches_tracked)::
 
@@ -33,9 +33,9 @@ rstd, scale, shift, in float32 (float64 for float64). With ``m`` the mean as it 
     z = (u - m) * scale + shift          shift = bias - (mean - m) * scale
 
 Subtracting first makes the error of z that of rounding u - m, however large mean / std is; shift
-takes up what rounding the mean left over.
+corrects for the rounding of the mean.
 
-The double backward is derived beside its kernel, in ``reference.double_backward``.
+The double backward is derived in ``reference.double_backward``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the Python kernels of ``batch_norm_act`` ask of their arguments."""
+"""The checks of arguments that the Python kernels of ``batch_norm_act`` share."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def double_backward_apply(
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: gradients of dy and x of BLOCK_C channels in one part of a chunk; backwards."""
+    """One program: d_dy and d_x of BLOCK_C channels in one part of a chunk, last part first."""
     N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)

@@ -1,8 +1,8 @@
 """The losses of GANs: ``binary_cross_entropy`` (bce.py) and ``gan_loss`` (gan.py).
 
-Both are made of the same functions of one score. The op ``gan_loss`` takes the ``kind`` of this
-function, which is how Triton's kernels and csrc name it as well; ``functional.losses`` says which
-kinds of GAN loss consist of which.
+Both consist of the same functions of one score. ``kind`` names such a function, in the op
+``gan_loss`` as in Triton's kernels and csrc; ``functional.losses.GAN_LOSSES`` lists the kinds of
+the op that each kind of GAN loss consists of.
 """
 
 from ganfast.ops.losses import bce, gan

@@ -1,13 +1,13 @@
 """Binary cross-entropy in one op, on probabilities or on logits, with a plain number as target.
 
-Mathematics, for an element x with target t and weight w (1 where none is given). On probabilities,
+Mathematics, for an element x with target t and weight w (1 by default). On probabilities,
 as torch, with logarithms no smaller than -100::
 
     y  = -w * (t * log(x) + (1 - t) * log(1 - x))
     dx = dy * w * (x - t) / max(x * (1 - x), 1e-12)
     dt = dy * w * (log(1 - x) - log(x))
 
-On logits, with p the weight of positive examples (1 where none is given) and s = sigmoid(x)::
+On logits, with p the weight of positive examples (1 by default) and s = sigmoid(x)::
 
     log(s) = min(x, 0) - log(1 + exp(-|x|))
     y  = w * ((1 - t) * x - (1 + (p - 1) * t) * log(s))

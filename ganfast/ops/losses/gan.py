@@ -14,9 +14,9 @@ is the mean over the real scores with ``real_label`` plus the mean over the gene
 ``fake_label``; hinge and linear take labels of 1 and -1. The sources of the kinds are named in
 ``functional.gan_discriminator_loss``.
 
-Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=2``, where its first
-half is the real scores and its second the generated ones; ``real`` alone with ``splits=1``, which
-is a generator's loss with the label ``real_label``.
+Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=2``, the real scores
+in its first half and the generated ones in its second; ``real`` alone with ``splits=1``, for a
+generator's loss with the label ``real_label``.
 
 Results: the loss and the mean scores of the real and of the generated images, scalars in float32
 (float64 for float64); a generator's loss comes with scores of no elements. Scores have no gradient.

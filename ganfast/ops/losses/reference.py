@@ -14,7 +14,7 @@ from torch.nn import functional
 from ganfast.ops.tensors import accumulation_dtype, check_floating_point, result_like
 
 SMALLEST_DENOMINATOR = 9.999999960041972e-13
-"""Of the gradient on probabilities: 1e-12 in float32, which is what torch uses in float64 too."""
+"""In the gradient of probabilities: 1e-12 in float32, which torch uses in float64 too."""
 
 
 def binary_cross_entropy(
@@ -67,7 +67,7 @@ def binary_cross_entropy_target_backward(
     from_logits: bool,
     reduction: str,
 ) -> Tensor:
-    """Compute the gradient of the target, whose logarithms have no least value, as in torch."""
+    """Compute the gradient of the target; as in torch, its logarithms are not clamped."""
     u = _wide("binary_cross_entropy", x)
     if not from_logits:
         slope = (-u).log1p() - u.log()

@@ -1,4 +1,4 @@
-"""The Triton kernels of the losses on the host's side. Arguments and results: reference.py's.
+"""The host code of the losses' Triton kernels. Arguments and results: those of reference.py.
 
 As torch on a GPU, and unlike the kernels on the CPU, these do not raise if a probability is outside
 [0, 1]: that would wait for the device. The loss is NaN there.
@@ -23,17 +23,9 @@ BLOCKS_IN_ONE_PROGRAM = 8
 MOST_PARTS = 256
 
 
-def binary_cross_entropy(
-    x: Tensor,
-    target: Tensor | None,
-    label: float,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    from_logits: bool,
-    reduction: str,
-) -> Tensor:
+def binary_cross_entropy(x: Tensor, *rest: Any) -> Tensor:
     """Compute the loss: in one kernel, or for the sum of many scores in two."""
-    operands, constants = _prepared(x, target, label, weight, pos_weight, from_logits)
+    operands, constants, reduction = _prepared(x, *rest)
     x, n = operands[0], x.numel()
     if reduction == "none":
         y = torch.empty_like(x)
@@ -58,18 +50,9 @@ def binary_cross_entropy(
     return y
 
 
-def binary_cross_entropy_backward(
-    dy: Tensor,
-    x: Tensor,
-    target: Tensor | None,
-    label: float,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    from_logits: bool,
-    reduction: str,
-) -> Tensor:
+def binary_cross_entropy_backward(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
     """Compute dx in one kernel; a single dy is read on its device."""
-    operands, constants = _prepared(x, target, label, weight, pos_weight, from_logits)
+    operands, constants, reduction = _prepared(x, *rest)
     x, n = operands[0], x.numel()
     dx = torch.empty_like(x)
     each = reduction == "none"
@@ -83,15 +66,9 @@ def binary_cross_entropy_backward(
     return dx
 
 
-def gan_loss(
-    real: Tensor,
-    fake: Tensor | None,
-    kind: str,
-    real_label: float,
-    fake_label: float,
-    splits: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def gan_loss(real: Tensor, fake: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the loss and the mean scores: in one kernel, or for many scores in two."""
+    kind, real_label, fake_label, splits = rest
     scores = _scores(real, fake, splits)
     constants = _constants(scores.real, kind)
     wide = accumulation_dtype(real)
@@ -121,17 +98,10 @@ def gan_loss(
 
 
 def gan_loss_backward(
-    dloss: Tensor,
-    real: Tensor,
-    fake: Tensor | None,
-    kind: str,
-    real_label: float,
-    fake_label: float,
-    splits: int,
-    need_real: bool,
-    need_fake: bool,
+    dloss: Tensor, real: Tensor, fake: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of the scores that are asked for, in one kernel."""
+    """Compute the gradients of the scores that need one, in one kernel."""
+    kind, real_label, fake_label, splits, need_real, need_fake = rest
     scores = _scores(real, fake, splits)
     constants = _constants(scores.real, kind)
     dreal = torch.empty_like(scores.real) if need_real else None
@@ -157,8 +127,9 @@ def _prepared(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     from_logits: bool,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the operands in one order of memory, and the kernels' constants."""
+    reduction: str,
+) -> tuple[tuple[Any, ...], dict[str, Any], str]:
+    """Return the operands in x's memory format, the kernels' constants and the reduction."""
     check_floating_point("binary_cross_entropy", x)
     memory_format = suggest_memory_format(x)
     ordered: list[Tensor | None] = []
@@ -171,7 +142,7 @@ def _prepared(
         ordered.append(in_order)
     x = x.contiguous(memory_format=memory_format)
     constants = _constants(x, "logits" if from_logits else "probabilities")
-    return (x, ordered[0], label, *ordered[1:]), constants
+    return (x, ordered[0], label, *ordered[1:]), constants, reduction
 
 
 class _Scores(NamedTuple):

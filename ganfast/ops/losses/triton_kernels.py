@@ -1,8 +1,8 @@
 """The Triton kernels of the losses.
 
 The first functions, of one score, are csrc/common/loss_math.h again; gan.py has the formulas. x is
-a score, t its target, p the weight of positive examples (of logits only). A kernel's tensors have
-one order of memory, x's. Arithmetic is in float32, or in float64 for float64.
+a score, t its target, p the weight of positive examples (logits only). A kernel's tensors all have
+x's memory format. Arithmetic is in float32, or in float64 for float64.
 """
 
 import triton
@@ -72,7 +72,7 @@ def score_of(x, KIND: tl.constexpr):
 
 @triton.jit
 def load_or(pointer, i, exists, otherwise, ACC: tl.constexpr):
-    """Load values i of a tensor, or a number where there is no tensor."""
+    """Load values i of a tensor, or return a number if there is no tensor."""
     if pointer is None:
         return scalar(otherwise, ACC)
     else:
@@ -108,7 +108,7 @@ def bce_sums(
     x, target, label: tl.float64, weight, pos_weight, y, n, tiles, divisor, LAST: tl.constexpr,
     KIND: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program: the sum of the losses of some blocks; over ``divisor``, if it is the LAST."""
+    """One program: the sum of the losses of some blocks; divided, if it is the LAST."""
     first = tl.program_id(0).to(INDEX) * tiles * BLOCK
     lanes = tl.zeros((BLOCK,), ACC)
     for k in range(tiles):
@@ -127,7 +127,7 @@ def bce_sums(
 
 @triton.jit
 def bce_merge(partial, y, parts, divisor, ACC: tl.constexpr, BLOCK_S: tl.constexpr):
-    """One program: the sum of all parts, in an order that is always one."""
+    """One program: the sum of all parts, in a fixed order."""
     part = tl.arange(0, BLOCK_S)
     total = tl.sum(tl.load(partial + part, mask=part < parts, other=0.0), axis=0)
     if divisor is not None:
@@ -238,7 +238,7 @@ def gan_partial(
 
 @triton.jit
 def merged(partial, begin, parts, BLOCK_S: tl.constexpr):
-    """Add the parts of the real or the fake scores, in an order that is always one."""
+    """Add up the parts of the real or the fake scores, in a fixed order."""
     part = tl.arange(0, BLOCK_S)
     at = partial + (begin + part) * 2
     losses = tl.sum(tl.load(at, mask=part < parts, other=0.0), axis=0)
