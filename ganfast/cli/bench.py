@@ -30,7 +30,7 @@ COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
 """Largest share of eager's peak memory."""
-LABEL_WIDTHS = (13, 22, 16)
+LABEL_WIDTHS = (13, 31, 16)
 """Widths of the columns of shapes, variants and passes."""
 
 

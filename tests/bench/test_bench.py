@@ -16,6 +16,7 @@ import torch
 from ganfast import backend
 from ganfast import nn as fast
 from ganfast.bench import SUITES, Options, compare, timing
+from ganfast.bench import batch_norm_act as norm_cases
 from ganfast.bench.case import CALLS_PER_GRAPH, PASSES, Rotation
 from ganfast.bench.result import read
 from ganfast.cli import bench as bench_command
@@ -54,6 +55,16 @@ def test_every_pass_dtype_and_layout():
     assert moved == {2 * 64 * 2, 5 * 64 * 2}
     for case in cases:
         case.build()
+
+
+def test_rows_of_instance_norm_follow_where_no_shapes_are_given(monkeypatch):
+    monkeypatch.setattr(norm_cases, "DCGAN_SHAPES", ((4, 3),))
+    monkeypatch.setattr(norm_cases, "INSTANCE_SHAPES", ((1, 3, 5, 5), (2, 3, 4, 5, 3)))
+    options = Options(passes=PASSES, layouts=("NC*", "channels-last"), against=("eager", "timm"))
+    cases = [c for c in SUITES["ops"].cases(options) if c.variant.startswith("instance float32")]
+    assert len({(case.shape, case.variant, case.passes) for case in cases}) == len(cases) == 12
+    for case in cases:
+        assert tuple(case.build()) == ("ganfast", "eager", "clone")
 
 
 def test_cold_inputs_take_turns_and_exceed_the_size_asked_for():
