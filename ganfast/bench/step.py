@@ -21,6 +21,7 @@ from ganfast.bench.case import (
     serving,
 )
 from ganfast.bench.footprint import Footprint, footprint
+from ganfast.bench.peers import BF16
 from ganfast.models import GAN, dcgan, stock
 from ganfast.nn import GANLoss
 from ganfast.training import GANStep
@@ -35,8 +36,6 @@ WIDTH = {32: 32, 64: 64}
 
 INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
 """Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
-
-BF16 = ("bf16", "all-bf16")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "losses": {"paired": False},

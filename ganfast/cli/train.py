@@ -171,6 +171,8 @@ def _build_trainer(
         raise CommandError(f"cannot write to --out {out}: {error}") from error
     except ValueError as error:
         raise CommandError(str(error)) from error
+    # A resumed run goes on in the precision that "auto" was, on whatever machine.
+    trainer.configuration["settings"]["precision"] = trainer.train_step.precision
     if trainer.quality is not None:
         print(f"Frechet distance between halves of the real images: {trainer.quality.floor:.3g}")
     channels, height, width = data.image_shape

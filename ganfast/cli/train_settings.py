@@ -146,8 +146,9 @@ def _add_training_options(parser: argparse.ArgumentParser, default: Settings) ->
     add("--loss", choices=sorted(GAN_LOSSES), help=f"default: {default.loss}")
     add(
         "--precision",
-        choices=sorted(PRECISIONS),
-        help=f"bf16, fp16: by torch.autocast (default: {default.precision})",
+        choices=(*sorted(PRECISIONS), "auto"),
+        help="bf16, fp16: by torch.autocast, where the device has instructions for them; auto: the "
+        f"best that it has (default: {default.precision})",
     )
     add("--ema", type=probability, metavar="DECAY", help="sample from an average of the weights")
     add("--penalty", type=finite_positive, metavar="WEIGHT", help="of the gradient penalty")

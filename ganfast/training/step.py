@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ganfast.machine import native_precisions, require_native
 from ganfast.nn import GANLoss
 from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
@@ -56,7 +57,8 @@ class GANStep:
             and both halves in memory at once. Where a layer does not allow it, two passes are made
             and :meth:`explain` says why. None for where launches count: on GPUs.
         precision: "fp32"; "bf16" or "fp16" for what torch.autocast computes in these dtypes, with
-            scaled losses for "fp16". Parameters stay as they are.
+            scaled losses for "fp16"; "auto" for the best one that the device has instructions for.
+            Parameters stay as they are.
         channels_last: whether weights and images are laid out channels-last; None for where that
             is faster: on GPUs with "bf16" and "fp16".
         capture: "auto" replays the whole step as one CUDA graph where that is possible; "always"
@@ -71,7 +73,8 @@ class GANStep:
             all alike: each takes its part of the random numbers of the whole batch.
 
     Raises:
-        ValueError: an option that is not one of those above.
+        ValueError: an option that is not one of those above, or a precision that the device only
+            emulates (see :func:`ganfast.machine.native_precisions`).
 
     Source:
         Goodfellow et al. 2014, algorithm 1 and section 3, https://arxiv.org/abs/1406.2661
@@ -106,14 +109,22 @@ class GANStep:
         r1: float = 0.0,
         processes: Processes | None = None,
     ) -> None:
+        self.device = next(generator.parameters()).device
+        if precision == "auto":
+            native = native_precisions(self.device)
+            precision = next(p for p in native if p != "fp16" or not (penalty or r1))
         if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+            names = ", ".join((*PRECISIONS, "auto"))
+            raise ValueError(f"precision must be one of {names}, got {precision!r}")
         if capture not in CAPTURES:
             raise ValueError(f"capture must be one of {', '.join(CAPTURES)}, got {capture!r}")
         if penalty < 0 or r1 < 0:
             raise ValueError(f"penalties must not be negative, got penalty={penalty}, r1={r1}")
         if precision == "fp16" and (penalty or r1):
-            raise ValueError("a penalty's gradients overflow in fp16: use precision='bf16'")
+            raise ValueError(
+                "a penalty's gradients overflow in fp16: use precision='bf16' or 'fp32'"
+            )
+        require_native(precision, self.device)
         self.generator = generator
         self.discriminator = discriminator
         self.optimizer_g = optimizer_g
@@ -124,7 +135,6 @@ class GANStep:
         self.penalty = penalty
         self.r1 = r1
         self.processes = processes or Processes()
-        self.device = next(generator.parameters()).device
         on_gpu = self.device.type == "cuda"
         if channels_last is None:
             channels_last = on_gpu and precision != "fp32"

@@ -363,7 +363,7 @@ def test_latents_may_come_from_a_function():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, got 'fp8'"),
+        ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, auto, got 'fp8'"),
         ({"capture": "perhaps"}, "capture must be one of auto, always, never"),
         ({"capture": "always"}, "cannot be captured: the networks are on the cpu"),
         ({"penalty": -1.0}, "must not be negative"),
