@@ -13,14 +13,12 @@ from ganfast.machine import native_precisions, require_native
 from ganfast.nn import GANLoss
 from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
+from ganfast.training.options import PRECISIONS, TrainingOptions, check_options
 from ganfast.training.pairing import Pairing
 from ganfast.training.penalties import gradient_penalty, r1_penalty
 from ganfast.training.processes import Processes
 
-__all__ = ["PRECISIONS", "GANStep", "StepResult"]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CAPTURES = ("auto", "always", "never")
+__all__ = ["GANStep", "StepResult"]
 
 
 class StepResult(NamedTuple):
@@ -109,17 +107,11 @@ class GANStep:
         r1: float = 0.0,
         processes: Processes | None = None,
     ) -> None:
+        check_options(TrainingOptions, precision=precision, capture=capture, penalty=penalty, r1=r1)
         self.device = next(generator.parameters()).device
         if precision == "auto":
             native = native_precisions(self.device)
             precision = next(p for p in native if p != "fp16" or not (penalty or r1))
-        if precision not in PRECISIONS:
-            names = ", ".join((*PRECISIONS, "auto"))
-            raise ValueError(f"precision must be one of {names}, got {precision!r}")
-        if capture not in CAPTURES:
-            raise ValueError(f"capture must be one of {', '.join(CAPTURES)}, got {capture!r}")
-        if penalty < 0 or r1 < 0:
-            raise ValueError(f"penalties must not be negative, got penalty={penalty}, r1={r1}")
         if precision == "fp16" and (penalty or r1):
             raise ValueError(
                 "a penalty's gradients overflow in fp16: use precision='bf16' or 'fp32'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from ganfast.models import GAN
 from ganfast.nn import GANLoss
 from ganfast.training.batches import Batches, as_float
 from ganfast.training.checkpoints import (
-    KEPT,
     SUFFIX,
     load_newest,
     save_checkpoint,
@@ -31,51 +30,17 @@ from ganfast.training.errors import (
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.options import TrainingOptions
 from ganfast.training.processes import Processes
 from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
 from ganfast.training.step import GANStep, StepResult
 
-__all__ = ["Trainer", "TrainingOptions"]
+__all__ = ["Trainer"]
 
 SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
 BEST = f"best{SUFFIX}"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How long to train, how fast, and how often to write.
-
-    Learning rate and betas are those of Adam in both networks; their defaults are those of
-    Radford et al. 2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision,
-    ema, penalty and r1 are those of :class:`GANStep`. The ``_every`` options count steps. With
-    ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
-    process.
-
-    ``on_nan`` says what follows where a loss or weight is not finite: "stop", or "rollback" to the
-    last checkpoint with half the learning rate, three times at most. ``quality_every`` 0 measures
-    no quality; else the images need labels.
-    """
-
-    steps: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    loss: str = "bce"
-    precision: str = "fp32"
-    ema: float | None = None
-    penalty: float = 0.0
-    r1: float = 0.0
-    seed: int = 0
-    log_every: int = 50
-    sample_every: int = 500
-    checkpoint_every: int = 500
-    quality_every: int = 0
-    keep_checkpoints: int = KEPT
-    tensorboard: bool = False
-    keep_memory: bool = True
-    on_nan: str = "stop"
 
 
 class Trainer:
@@ -137,10 +102,6 @@ class Trainer:
                 f"{data.name} has images [C, H, W] = {list(data.image_shape)}, "
                 f"the model makes {list(gan.image_shape)}"
             )
-        if options.on_nan not in ("stop", "rollback"):
-            raise ValueError(f"on_nan must be 'stop' or 'rollback', got {options.on_nan!r}")
-        if options.keep_checkpoints < 1:
-            raise ValueError(f"keep_checkpoints must be positive, got {options.keep_checkpoints}")
         self.options = options
         self.device = torch.device(device)
         self.configuration = dict(configuration or {})
@@ -167,8 +128,13 @@ class Trainer:
             ema=options.ema,
             penalty=options.penalty,
             r1=options.r1,
+            paired=options.paired,
+            capture=options.capture,
+            channels_last=options.channels_last,
             processes=self.processes,
         )
+        # What checkpoints keep: "auto" may be another precision on another machine.
+        self.options = replace(options, precision=self.train_step.precision)
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
         self.out = Path(out)
@@ -314,6 +280,7 @@ class Trainer:
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "configuration": self.configuration,
+            "options": asdict(self.options),
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),

@@ -126,7 +126,7 @@ def test_the_command_stops_with_code_2(processor, tmp_path, capsys):
     assert main([*command, "--precision", "auto"]) == 0
     from ganfast.training import load_newest
 
-    assert load_newest(tmp_path)[1]["configuration"]["settings"]["precision"] == "fp32"
+    assert load_newest(tmp_path)[1]["options"]["precision"] == "fp32"
 
 
 def test_info_lists_them(processor, capsys):

@@ -17,11 +17,12 @@ from ganfast.applications.anomaly.scores import (
     small_pixels,
 )
 from ganfast.models import GAN, dcgan
-from ganfast.models.dcgan import initialise
+from ganfast.models.dcgan import IMAGE_SIZES, initialise
 from ganfast.models.encoder import Encoder
 from ganfast.nn import GANLoss
 from ganfast.training import Batches, DataError, DivergenceError, GANStep, ImageData
 from ganfast.training.batches import as_float
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
 
@@ -47,16 +48,16 @@ class DetectorOptions:
     may be 0 where the score "encoder" is not wanted.
     """
 
-    image_size: int = 32
+    image_size: int = option(32, "side of the images in pixels", choices=IMAGE_SIZES)
     channels: int = 1
-    width: int = 16
-    latent: int = 100
-    steps: int = 300
+    width: int = option(16, "feature maps beside the image", POSITIVE)
+    latent: int = option(100, "length of a latent vector", POSITIVE)
+    steps: int = option(300, "steps of the GAN", POSITIVE)
     batch_size: int = 64
     learning_rate: float = 5e-4
-    encoder_steps: int = 150
+    encoder_steps: int = option(150, "steps of the encoder", POSITIVE)
     encoder_learning_rate: float = 1e-3
-    search_steps: int = 32
+    search_steps: int = option(32, "steps of the method latent", POSITIVE)
     neighbours: int = 20
     seed: int = 0
 

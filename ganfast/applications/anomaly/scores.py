@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ganfast.applications.latent_search import descend
 from ganfast.models.dcgan import Discriminator
 
 __all__ = ["LocalDensity", "encoding_loss", "first_features", "search_latent", "small_pixels"]
@@ -48,24 +49,18 @@ def search_latent(
         Schlegl et al. 2017, section 2.2, https://arxiv.org/abs/1703.05921
     """
     rng = torch.Generator().manual_seed(seed)
-    start = torch.randn(1, *latent, generator=rng)
-    z = start.expand(len(images), *latent).clone().requires_grad_()
-    optimizer = torch.optim.Adam([z], SEARCH_RATE)
+    start = torch.randn(1, *latent, generator=rng).expand(len(images), *latent)
     with torch.no_grad():
         wanted = discriminator.features(images)
 
-    def losses() -> Tensor:
+    def losses(z: Tensor) -> Tensor:
         made = generator(z)
         residual = (images - made).abs().flatten(1).sum(1)
         of_features = (wanted - discriminator.features(made)).abs().flatten(1).sum(1)
         sums: Tensor = (1 - FEATURE_WEIGHT) * residual + FEATURE_WEIGHT * of_features
         return sums
 
-    for _ in range(steps):
-        (z.grad,) = torch.autograd.grad(losses().sum(), z)
-        optimizer.step()
-    with torch.no_grad():
-        return losses()
+    return descend(losses, start, steps, SEARCH_RATE)[1]
 
 
 def encoding_loss(

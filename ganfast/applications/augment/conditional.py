@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ganfast.applications.augment.shifts import shifted
+from ganfast.applications.acgan import ACGANTraining
+from ganfast.applications.shifts import shifted
 from ganfast.models import ConditionalGAN, acgan
-from ganfast.nn import GANLoss
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_bytes, as_float
 from ganfast.training.ema import WeightAverage
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["GeneratorOptions", "generate", "train_conditional"]
 
@@ -36,9 +36,9 @@ class GeneratorOptions:
             class more variety, and more of them look like another class.
     """
 
-    updates: int = 1000
+    updates: int = option(1000, "updates of the conditional DCGAN", POSITIVE, flag="--gan-updates")
     batch_size: int = 64
-    width: int = 16
+    width: int = option(16, "feature maps of the DCGAN beside the image", POSITIVE)
     latent: int = 64
     learning_rate: float = 1e-3
     shift: float = 0.125
@@ -90,33 +90,22 @@ def train_conditional(
         torch.manual_seed(seed)
         gan = acgan(size, channels, options.width, options.latent, classes)
     rng = torch.Generator().manual_seed(seed)
-    adam_g, adam_d = (
-        torch.optim.Adam(network.to(device).parameters(), options.learning_rate, (0.5, 0.999))
-        for network in gan[:2]
+    generator, discriminator = (network.to(device) for network in gan[:2])
+    optimizers = [torch.optim.Adam(network.parameters(), betas=(0.5, 0.999)) for network in gan[:2]]
+    training = ACGANTraining(
+        gan,
+        optimizers,
+        lambda *batches: [discriminator(shifted(x, options.shift, rng)) for x in batches],
+        names_generated=False,
+        class_weight=options.class_weight,
     )
-    criterion = GANLoss()
-    average = WeightAverage(gan.generator, options.decay)
+    average = WeightAverage(generator, options.decay)
     for _ in range(options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
-        wanted = labels[chosen].to(device)
+        real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)
-        fake = gan.generator(noise, wanted)
-        adam_d.zero_grad()
-        real_scores, named = gan.discriminator(
-            shifted(as_float(images[chosen]).to(device), options.shift, rng)
-        )
-        fake_scores, _ = gan.discriminator(shifted(fake.detach(), options.shift, rng))
-        d_loss = criterion.discriminator(real_scores, fake_scores)[0]
-        (d_loss + functional.cross_entropy(named, wanted)).backward()
-        adam_d.step()
-        adam_g.zero_grad()
-        fake_scores, named = gan.discriminator(shifted(fake, options.shift, rng))
-        naming = options.class_weight * functional.cross_entropy(named, wanted)
-        g_loss = criterion.generator(fake_scores) + naming
-        g_loss.backward(inputs=list(gan.generator.parameters()))
-        adam_g.step()
-        average.update(gan.generator)
-    d_loss, g_loss = d_loss.detach(), g_loss.detach()
+        d_loss, g_loss = training.update(real, wanted, noise, wanted, options.learning_rate)
+        average.update(generator)
     if not bool(torch.isfinite(d_loss + g_loss)):
         raise DivergenceError(
             f"the conditional DCGAN's losses are {float(d_loss)} and {float(g_loss)} after "

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.applications.augment.classifier import accuracy, train_classifier
 from ganfast.applications.augment.conditional import (
     GeneratorOptions,
     generate,
     train_conditional,
 )
+from ganfast.applications.classifier import accuracy, train_classifier
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import mean_and_deviation
 from ganfast.training import DataError
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["METHODS", "AugmentOptions", "SeedResult", "run_seed", "summarise"]
 
@@ -41,8 +42,8 @@ class AugmentOptions:
     """
 
     labels: int
-    per_class: int = 500
-    updates: int = 400
+    per_class: int = option(500, "generated images of each class", POSITIVE, metavar="IMAGES")
+    updates: int = option(400, "updates of each classifier", POSITIVE)
     batch_size: int = 64
     shift: float = 0.125
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)

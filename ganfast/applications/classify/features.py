@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classify.networks import adam, finite, set_rate, settle
+from ganfast.applications.classifier import finite, settle
 from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.updates import adam, set_rate
 from ganfast.nn import BatchNorm2d, GANLoss
 from ganfast.training import GANStep
 

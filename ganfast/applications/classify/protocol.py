@@ -9,10 +9,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from ganfast.applications.classifier import predicted
 from ganfast.applications.classify.acgan import AuxiliaryClassifier
 from ganfast.applications.classify.features import DiscriminatorFeatures
 from ganfast.applications.classify.sgan import SemiSupervised, Supervised
-from ganfast.applications.classify.task import MethodBuilder, Options, Task, predicted
+from ganfast.applications.classify.task import MethodBuilder, Options, Task
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.training import DataError
 
@@ -137,7 +138,9 @@ def _outcome(
         method.update(share_of_rate(step, steps))
     method.finish()
     seconds = perf_counter() - start
-    counts = confusion(data.test.labels, predicted(method, data.test, device), len(data.classes))
+    counts = confusion(
+        data.test.labels, predicted(method.predict, data.test.images, device), len(data.classes)
+    )
     accuracy = float(counts.trace()) / len(data.test)
     return Outcome(name, count, seed, accuracy, counts, seconds)
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classify.networks import AveragedClassifier, adam, as_if_apart, descend
+from ganfast.applications.classifier import AveragedClassifier
 from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.updates import adam, as_if_apart, descend
 from ganfast.nn import GANLoss
 
 __all__ = [

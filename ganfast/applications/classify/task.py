@@ -9,15 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import Batches, ImageData
 from ganfast.training.batches import as_float
+from ganfast.training.options import POSITIVE, option
 
-__all__ = ["SETTLING_BATCHES", "Method", "MethodBuilder", "Options", "Task", "predicted"]
+__all__ = ["SETTLING_BATCHES", "Method", "MethodBuilder", "Options", "Task"]
 
 SETTLING_BATCHES = 40
-"""From so many the statistics of BatchNorm are taken in the end."""
-
-BATCH_IN_EVALUATION = 500
+"""Batches from which the statistics of BatchNorm are taken at the end."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Options:
         latent: length of the generator's noise.
         batch_size: of unlabelled, of labelled and of generated images.
         noise: standard deviation of the noise on images in [-1, 1] in training.
-        decay: of the average of weights that classifies in the end.
+        decay: of the average of weights that classifies at the end.
     """
 
-    image_size: int = 16
-    width: int = 16
+    image_size: int = option(16, "side of the images in pixels", choices=IMAGE_SIZES)
+    width: int = option(16, "feature maps of the first convolution", POSITIVE)
     latent: int = 100
-    batch_size: int = 50
+    batch_size: int = option(50, "images of each kind in a batch", POSITIVE)
     noise: float = 0.2
     decay: float = 0.99
 
@@ -100,10 +100,3 @@ class Method(Protocol):
 
 
 MethodBuilder = Callable[[Task, Options], Method]
-
-
-@torch.no_grad()
-def predicted(method: Method, data: ImageData, device: torch.device | str = "cpu") -> Tensor:
-    """Return the classes that a method gives to images, ``[N]`` on the CPU."""
-    parts = data.images.split(BATCH_IN_EVALUATION)
-    return torch.cat([method.predict(as_float(part.to(device))).cpu() for part in parts])

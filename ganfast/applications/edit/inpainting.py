@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganfast.applications.edit.blending import blend
 from ganfast.applications.edit.holes import WINDOW, context_weights
-from ganfast.applications.edit.search import SearchOptions, search
+from ganfast.applications.latent_search import SearchOptions, search
 from ganfast.models import GAN
 
 __all__ = ["Inpainted", "inpaint"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganfast.applications.edit.search import SearchOptions, search
+from ganfast.applications.latent_search import SearchOptions, search
 from ganfast.models import GAN, slerp
 
 __all__ = ["Projection", "project", "ways"]

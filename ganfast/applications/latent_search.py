@@ -1,4 +1,4 @@
-"""The search for the latent vectors whose images lose least."""
+"""The search for latent vectors whose images have the least loss."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ganfast.models import GAN
+from ganfast.training.options import POSITIVE, SEED, option
 
-__all__ = ["SearchOptions", "prior_loss", "search"]
+__all__ = ["SearchOptions", "descend", "prior_loss", "search"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Takes images ``[N, C, H, W]`` and which given image each is for ``[N]``; gives losses ``[N]``."""
@@ -19,7 +20,7 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How the search goes.
+    """Options of :func:`search`.
 
     Attributes:
         steps: of Adam.
@@ -30,11 +31,11 @@ class SearchOptions:
         batch: vectors searched for at once.
     """
 
-    steps: int = 300
-    restarts: int = 4
+    steps: int = option(300, "steps of each search", POSITIVE)
+    restarts: int = option(4, "searches for each image, of which the best counts", POSITIVE)
     learning_rate: float = 0.1
     prior: float = 0.003
-    seed: int = 0
+    seed: int = option(0, "seed of the search and of the random mask", SEED)
     batch: int = 64
 
 
@@ -49,7 +50,7 @@ def search(
 
     Args:
         gan: in evaluation mode; its device is searched on.
-        objective: what to lose least of.
+        objective: the loss.
         count: number of images.
         options: of the search.
 
@@ -58,7 +59,7 @@ def search(
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.edit.search import SearchOptions, search
+        >>> from ganfast.applications.latent_search import SearchOptions, search
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=16, channels=1, width=4)
         >>> _ = [network.eval().requires_grad_(False) for network in gan[:2]]
@@ -68,17 +69,67 @@ def search(
     """
     device = next(gan.generator.parameters()).device
     rng = torch.Generator().manual_seed(options.seed)
-    # Restart after restart for each image, so that more images leave the first ones' starts alone.
+    # Restart after restart for each image: more images do not change the starts of the first ones.
     starts = torch.randn(count, options.restarts, *gan.latent, generator=rng).flatten(0, 1)
     which = torch.arange(count).repeat_interleave(options.restarts)
-    parts = [
-        _descend(gan, objective, start.to(device), of.to(device), options)
-        for start, of in zip(starts.split(options.batch), which.split(options.batch), strict=True)
-    ]
-    latent, loss = (torch.cat(column) for column in zip(*parts, strict=True))
+
+    def losses(latent: Tensor, which: Tensor) -> Tensor:
+        images = gan.generator(latent)
+        loss = objective(images, which)
+        if options.prior:
+            loss = loss + options.prior * prior_loss(gan.discriminator(images))
+        return loss
+
+    latents, found = [], []
+    for start, part in zip(starts.split(options.batch), which.split(options.batch), strict=True):
+        indices = part.to(device)
+        latent, loss = descend(
+            lambda z, indices=indices: losses(z, indices),  # type: ignore[misc]
+            start.to(device), options.steps, options.learning_rate, annealed=True, in_ball=True,
+        )  # fmt: skip
+        latents.append(latent)
+        found.append(loss.where(loss.isfinite(), torch.inf))
+    latent, loss = torch.cat(latents), torch.cat(found)
     best = loss.reshape(count, options.restarts).argmin(1)
     chosen = torch.arange(count, device=device) * options.restarts + best
     return latent[chosen], loss[chosen]
+
+
+def descend(
+    losses: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    learning_rate: float,
+    *,
+    annealed: bool = False,
+    in_ball: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Follow the gradients of losses from latent vectors with Adam.
+
+    Args:
+        losses: maps latent vectors ``[N, *latent]`` to losses ``[N]``.
+        start: the first vectors.
+        steps: of Adam.
+        learning_rate: of Adam.
+        annealed: whether the learning rate falls to 0 along half a cosine.
+        in_ball: whether vectors are held inside the ball of radius ``sqrt(dimensions)``.
+
+    Returns:
+        The last vectors and their losses.
+    """
+    latent = start.clone().requires_grad_()
+    adam = torch.optim.Adam([latent], learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps) if annealed else None
+    for _ in range(steps):
+        (latent.grad,) = torch.autograd.grad(losses(latent).sum(), latent)
+        adam.step()
+        if schedule is not None:
+            schedule.step()
+        if in_ball:
+            with torch.no_grad():
+                latent.copy_(_inside_ball(latent))
+    with torch.no_grad():
+        return latent.detach(), losses(latent)
 
 
 def prior_loss(scores: Tensor) -> Tensor:
@@ -88,32 +139,6 @@ def prior_loss(scores: Tensor) -> Tensor:
         Yeh et al. 2017, equation 4, https://arxiv.org/abs/1607.07539
     """
     return -softplus(scores)
-
-
-def _descend(
-    gan: GAN, objective: Objective, start: Tensor, which: Tensor, options: SearchOptions
-) -> tuple[Tensor, Tensor]:
-    latent = start.clone().requires_grad_()
-    adam = torch.optim.Adam([latent], options.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, options.steps)
-    for _ in range(options.steps):
-        adam.zero_grad()
-        _loss(gan, objective, latent, which, options).sum().backward()
-        adam.step()
-        schedule.step()
-        with torch.no_grad():
-            latent.copy_(_inside_ball(latent))
-    with torch.no_grad():
-        loss = _loss(gan, objective, latent, which, options)
-    return latent.detach(), loss.where(loss.isfinite(), torch.inf)
-
-
-def _loss(
-    gan: GAN, objective: Objective, latent: Tensor, which: Tensor, options: SearchOptions
-) -> Tensor:
-    images = gan.generator(latent)
-    loss = objective(images, which)
-    return loss + options.prior * prior_loss(gan.discriminator(images)) if options.prior else loss
 
 
 def _inside_ball(latent: Tensor) -> Tensor:

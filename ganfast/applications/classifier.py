@@ -1,16 +1,30 @@
-"""A small convolutional classifier."""
+"""Classifiers of images: a small network, the average of any, and what they predict."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ganfast.applications.augment.shifts import shifted
+from ganfast.applications.shifts import shifted
 from ganfast.nn import BatchNorm2d
+from ganfast.training import DivergenceError
 from ganfast.training.batches import as_float
+from ganfast.training.ema import WeightAverage
 
-__all__ = ["Classifier", "accuracy", "train_classifier"]
+__all__ = [
+    "AveragedClassifier",
+    "Classifier",
+    "accuracy",
+    "finite",
+    "predicted",
+    "settle",
+    "train_classifier",
+]
 
 BATCH = 500  # images judged at once
 
@@ -99,10 +113,83 @@ def train_classifier(
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is named."""
+    """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is predicted."""
     device = next(model.parameters()).device
-    right = 0
-    with torch.no_grad():
-        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-            right += int((model(as_float(x).to(device)).argmax(1).cpu() == y).sum())
-    return right / len(labels)
+    found = predicted(lambda batch: model(batch).argmax(1), images, device)
+    return int((found == labels).sum()) / len(labels)
+
+
+@torch.no_grad()
+def predicted(
+    predict: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the class of each of the images ``[N, C, H, W]`` (uint8), ``[N]`` on the CPU.
+
+    Args:
+        predict: maps images in [-1, 1] on the device to their classes.
+        images: to classify.
+        device: where to compute.
+    """
+    return torch.cat([predict(as_float(part.to(device))).cpu() for part in images.split(BATCH)])
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return what a trained network gives.
+
+    Raises:
+        DivergenceError: it is not finite, so the training has failed.
+    """
+    if not values.isfinite().all():
+        raise DivergenceError("the networks give values that are not finite: training diverged")
+    return values
+
+
+@torch.no_grad()
+def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give BatchNorm layers of a network in evaluation mode the mean statistics of batches.
+
+    Those from training saw other weights, and generated images.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean
+        layer.train()
+    for batch in batches:
+        network(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+class AveragedClassifier:
+    """Classify with an average of a network's weights over its updates.
+
+    Args:
+        network: to follow.
+        decay: of the average.
+        logits: of the classes, from the network and images.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float,
+        logits: Callable[[Any, Tensor], Tensor] = lambda network, images: network(images),
+    ) -> None:
+        self._average = WeightAverage(network, decay)
+        self._logits = logits
+
+    def update(self, network: nn.Module) -> None:
+        """Take in the network's present weights."""
+        self._average.update(network)
+
+    def settle(self, batches: Iterable[Tensor]) -> None:
+        """Take BatchNorm's statistics from batches of images."""
+        settle(self._average.generator, batches)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the class of each image, ``[N]``."""
+        return finite(self._logits(self._average.generator, images)).argmax(1)
