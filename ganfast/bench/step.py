@@ -20,6 +20,7 @@ from ganfast.bench.case import (
     checked,
     serving,
 )
+from ganfast.bench.floor import FLOORS, floor
 from ganfast.bench.footprint import Footprint, footprint
 from ganfast.bench.peers import BF16
 from ganfast.models import GAN, dcgan, stock
@@ -38,6 +39,7 @@ INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
 """Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
+    "minimal": {"paired": False, "channels_last": False, "capture": "never"},
     "losses": {"paired": False},
     "paired": {"paired": True},
     "all-bf16": {"precision": "bf16", "channels_last": True},
@@ -52,7 +54,8 @@ def suite(options: Options) -> Iterator[Case]:
     kernel, real and generated images paired on a GPU, and Adam in one kernel. Peers: "eager" and
     "compile" are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers"
     the same with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with
-    torch's default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last.
+    torch's default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last. The floors
+    are the step's convolutions alone, in either layout.
     """
     for shape in options.shapes or SHAPES:
         yield _case(shape, options)
@@ -75,7 +78,9 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
     def build() -> Providers:
         gan, real = start()
         calls = {name: _call(name, gan, real) for name in names}
-        return checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
+        checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
+        minimal = _call("minimal", gan, real)  # it computes no gradient that it does not use
+        return calls | {f: floor(minimal, layout, real.device) for f, layout in FLOORS.items()}
 
     def footprints() -> dict[str, Footprint]:
         gan, real = start()
@@ -86,7 +91,8 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
         return found
 
     label = "x".join(map(str, shape))
-    return Case(label, "DCGAN", "step", build, names, images=shape[0], footprints=footprints)
+    all_names = (*names, *FLOORS)
+    return Case(label, "DCGAN", "step", build, all_names, images=shape[0], footprints=footprints)
 
 
 def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]:
