@@ -40,6 +40,11 @@ __all__ = ["Trainer"]
 
 SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
+STEP_OPTIONS = (
+    "paired", "precision", "channels_last", "capture", "ema", "penalty", "r1", "n_critic",
+    "accumulate", "clip_norm",
+)  # fmt: skip
+"""Options that the step has by the same names."""
 BEST = f"best{SUFFIX}"
 
 
@@ -124,13 +129,7 @@ class Trainer:
             self.optimizer_d,
             GANLoss(options.loss),
             gan.latent,
-            precision=options.precision,
-            ema=options.ema,
-            penalty=options.penalty,
-            r1=options.r1,
-            paired=options.paired,
-            capture=options.capture,
-            channels_last=options.channels_last,
+            **{name: getattr(options, name) for name in STEP_OPTIONS},
             processes=self.processes,
         )
         # What checkpoints keep: "auto" may be another precision on another machine.
