@@ -1,9 +1,8 @@
-"""Classifiers of images: a small network, the average of any, and what they predict."""
+"""A small classifier of images, its training, and the predictions of any classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from ganfast.applications.shifts import shifted
 from ganfast.nn import BatchNorm2d
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_float
-from ganfast.training.ema import WeightAverage
 
 __all__ = [
-    "AveragedClassifier",
     "Classifier",
     "accuracy",
     "finite",
@@ -65,17 +62,17 @@ def train_classifier(
     shift: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """Train a classifier on batches to which each source gives the same share.
+    """Train a classifier on batches that take an equal share from each source.
 
     Args:
         sources: images uint8 ``[N, C, size, size]`` and labels ``[N]`` of each.
         classes: number of classes.
-        updates: of Adam, whose learning rate falls to 0 along half a cosine.
+        updates: of Adam, with a cosine schedule to 0.
         batch_size: images an update, drawn with replacement.
-        seed: of the first weights and the batches.
+        seed: of the initial weights and the batches.
         learning_rate: at the start.
         shift: how far images are moved at random, as a share of their side; 0 for not at all.
-        device: where to train.
+        device: to train on.
 
     Returns:
         The classifier after the last update, in evaluation mode.
@@ -128,27 +125,27 @@ def predicted(
     Args:
         predict: maps images in [-1, 1] on the device to their classes.
         images: to classify.
-        device: where to compute.
+        device: to compute on.
     """
     return torch.cat([predict(as_float(part.to(device))).cpu() for part in images.split(BATCH)])
 
 
 def finite(values: Tensor) -> Tensor:
-    """Return what a trained network gives.
+    """Return the output of a trained network.
 
     Raises:
         DivergenceError: it is not finite, so the training has failed.
     """
     if not values.isfinite().all():
-        raise DivergenceError("the networks give values that are not finite: training diverged")
+        raise DivergenceError("the output of the networks is not finite: training diverged")
     return values
 
 
 @torch.no_grad()
 def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give BatchNorm layers of a network in evaluation mode the mean statistics of batches.
+    """Set the running statistics of a network in evaluation mode to the mean over batches.
 
-    Those from training saw other weights, and generated images.
+    Those from training belong to other weights, and to generated images too.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
@@ -161,35 +158,3 @@ def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
         layer.eval()
-
-
-class AveragedClassifier:
-    """Classify with an average of a network's weights over its updates.
-
-    Args:
-        network: to follow.
-        decay: of the average.
-        logits: of the classes, from the network and images.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        decay: float,
-        logits: Callable[[Any, Tensor], Tensor] = lambda network, images: network(images),
-    ) -> None:
-        self._average = WeightAverage(network, decay)
-        self._logits = logits
-
-    def update(self, network: nn.Module) -> None:
-        """Take in the network's present weights."""
-        self._average.update(network)
-
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Take BatchNorm's statistics from batches of images."""
-        settle(self._average.generator, batches)
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return finite(self._logits(self._average.generator, images)).argmax(1)

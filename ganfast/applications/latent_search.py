@@ -20,23 +20,14 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of :func:`search`.
-
-    Attributes:
-        steps: of Adam.
-        restarts: searches for each image, from vectors of their own; the best one counts.
-        learning_rate: at the start; it falls to 0 along half a cosine.
-        prior: weight of the discriminator's opinion.
-        seed: of the first vectors.
-        batch: vectors searched for at once.
-    """
+    """Options of :func:`search`."""
 
     steps: int = option(300, "steps of each search", POSITIVE)
     restarts: int = option(4, "searches for each image, of which the best counts", POSITIVE)
-    learning_rate: float = 0.1
-    prior: float = 0.003
+    learning_rate: float = 0.1  # of Adam at the start; it falls to 0 along half a cosine
+    prior: float = 0.003  # weight of log(1 - D)
     seed: int = option(0, "seed of the search and of the random mask", SEED)
-    batch: int = 64
+    batch: int = 64  # vectors searched for at once
 
 
 def search(

@@ -1,4 +1,4 @@
-"""Images moved by a few pixels, each by its own."""
+"""Random translation of images."""
 
 from __future__ import annotations
 

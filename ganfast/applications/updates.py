@@ -1,4 +1,4 @@
-"""Updates of networks whose learning rate is given with each, and one pass for several batches."""
+"""Updates with a learning rate each, and one pass for several batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["adam", "as_if_apart", "descend", "set_rate"]
 
 
 def adam(network: nn.Module) -> Adam:
-    """Build the optimizer of a network; its learning rate comes with each update."""
+    """Build the optimizer of a network; each update sets its learning rate."""
     return Adam(network.parameters(), betas=(0.5, 0.999), fused=True)
 
 
@@ -24,7 +24,7 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def descend(optimizer: Optimizer, loss: Tensor, rate: float) -> None:
-    """Update what an optimizer holds, without gradients for any other network."""
+    """Update the parameters of an optimizer, without gradients of other parameters."""
     set_rate(optimizer, rate)
     optimizer.zero_grad()
     loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"]])

@@ -125,27 +125,29 @@ def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    run = Experiment("anomaly", args)
+    experiment = Experiment("anomaly", args)
     # torchvision calls MNIST's classes "0 - zero" and so on.
-    classes = tuple(name.partition(" - ")[0] for name in run.data.classes)
-    run.data = replace(run.data, classes=classes)
+    classes = tuple(name.partition(" - ")[0] for name in experiment.data.classes)
+    experiment.data = replace(experiment.data, classes=classes)
     normal = list(classes) if args.normal == [ALL] else each_once(args.normal)
     for name in normal:
         if name not in classes:
-            raise DataError(f"{run.data.name} has no class {name!r}; it has {', '.join(classes)}")
+            raise DataError(
+                f"{experiment.data.name} has no class {name!r}; it has {', '.join(classes)}"
+            )
     outcomes: list[Outcome] = []
     try:
-        _evaluate_each(args, run, normal, outcomes)
+        _evaluate_each(args, experiment, normal, outcomes)
     finally:  # a run that is interrupted leaves what it measured
         if outcomes:
-            _draw(args, run, outcomes)
+            _draw(args, experiment, outcomes)
     _print_table(table(outcomes), args.methods)
-    files = (run.out / name for name in (RECORD, PLOT, WORST))
+    files = (experiment.out / name for name in (RECORD, PLOT, WORST))
     print("area under the ROC curve; see {}, {} and {}".format(*files))
 
 
 def _evaluate_each(
-    args: argparse.Namespace, run: Experiment, normal: Sequence[str], outcomes: list[Outcome]
+    args: argparse.Namespace, experiment: Experiment, normal: Sequence[str], outcomes: list[Outcome]
 ) -> None:
     """Add an outcome for every seed and class, seeds outermost, and keep the record up to date."""
     usual = {**vars(DetectorOptions()), "search_images": SEARCH_IMAGES}
@@ -154,25 +156,25 @@ def _evaluate_each(
     del settings["seed"]
     options = {
         "data": args.data,
-        "training_images": len(run.data.train),
-        "test_images": len(run.data.test),
-        "search_images": min(args.search_images, len(run.data.test)),
+        "training_images": len(experiment.data.train),
+        "test_images": len(experiment.data.test),
+        "search_images": min(args.search_images, len(experiment.data.test)),
         **settings,
-        "channels": run.data.train.image_shape[0],
+        "channels": experiment.data.train.image_shape[0],
     }
     for seed in each_once(args.seeds):
         for name in normal:
             detector, outcome = evaluate(
-                run.data, name, _options(args, seed),
+                experiment.data, name, _options(args, seed),
                 methods=args.methods, search_images=args.search_images,
             )  # fmt: skip
             if seed == args.seeds[0]:
                 word = "" if len(normal) == 1 else "-" + re.sub(r"\W+", "-", name)
-                save_detector(detector, run.out / f"detector{word}.safetensors")
+                save_detector(detector, experiment.out / f"detector{word}.safetensors")
             outcomes.append(outcome)
             found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
             print(f"normal {name}, seed {seed}: {found}", flush=True)
-            run.record(
+            experiment.record(
                 [*NAMES, *changed], options, table(outcomes), [each.row() for each in outcomes]
             )
 
@@ -181,17 +183,17 @@ def _options(args: argparse.Namespace, seed: int) -> DetectorOptions:
     return DetectorOptions(**chosen(args, DetectorOptions), seed=seed)
 
 
-def _draw(args: argparse.Namespace, run: Experiment, outcomes: Sequence[Outcome]) -> None:
-    plot_auroc(table(outcomes), args.methods, run.out / PLOT)
+def _draw(args: argparse.Namespace, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+    plot_auroc(table(outcomes), args.methods, experiment.out / PLOT)
     method = PREFERRED if PREFERRED in args.methods else args.methods[0]
-    part = scored_part(run.data, method, args.search_images)
-    images = run.data.test.images[part]
+    part = scored_part(experiment.data, method, args.search_images)
+    images = experiment.data.test.images[part]
     cases = {
         outcome.normal: (images, outcome.scores[method], outcome.anomalous[part])
         for outcome in outcomes
         if outcome.seed == args.seeds[0]
     }
-    draw_errors(cases, method, run.out / WORST)
+    draw_errors(cases, method, experiment.out / WORST)
 
 
 def _print_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> None:

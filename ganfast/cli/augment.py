@@ -63,34 +63,36 @@ def run(args: argparse.Namespace) -> int:
     generator = GeneratorOptions(**chosen(args, GeneratorOptions))
     options = AugmentOptions(args.labels, **chosen(args, AugmentOptions), generator=generator)
     with in_one_line(args.out):
-        run = Experiment("augment", args)
-        run.out.mkdir(parents=True, exist_ok=True)
-        results = _run_seeds(run, options, args.seeds)
+        experiment = Experiment("augment", args)
+        experiment.out.mkdir(parents=True, exist_ok=True)
+        results = _run_seeds(experiment, options, args.seeds)
         rows = summarise([result.accuracies for result in results])
-        record = run.record(
+        record = experiment.record(
             NAMES,
             {"data": args.data, "image_size": args.image_size, **asdict(options)},
             rows,
             [{"seed": r.seed, "accuracies": r.accuracies} for r in results],
         )
-        plot_accuracies([record], run.out / "accuracies.png")
+        plot_accuracies([record], experiment.out / "accuracies.png")
         first = results[0]
-        save_class_grid(first.images, first.labels, run.out / "samples.png")
-        save_image_folder(first.images, first.labels, run.data.classes, images)
+        save_class_grid(first.images, first.labels, experiment.out / "samples.png")
+        save_image_folder(first.images, first.labels, experiment.data.classes, images)
     _print_table(rows, len(results))
     print(f"wrote record.json, accuracies.png, samples.png and images to {args.out}")
     return 0
 
 
-def _run_seeds(run: Experiment, options: AugmentOptions, seeds: Sequence[int]) -> list[SeedResult]:
-    data = run.data
+def _run_seeds(
+    experiment: Experiment, options: AugmentOptions, seeds: Sequence[int]
+) -> list[SeedResult]:
+    data = experiment.data
     print(
         f"{data.name}: {options.labels} of {len(data.train)} labels, {len(data.test)} test images, "
-        f"{len(data.classes)} classes, on {run.device}"
+        f"{len(data.classes)} classes, on {experiment.device}"
     )
     results = []
     for seed in seeds:
-        results.append(run_seed(data, options, seed, device=run.device))
+        results.append(run_seed(data, options, seed, device=experiment.device))
         found = (f"{name} {value:.4f}" for name, value in results[-1].accuracies.items())
         print(f"seed {seed}: {'; '.join(found)}", flush=True)
     return results

@@ -73,20 +73,20 @@ def run(args: argparse.Namespace) -> int:
         setattr(args, name, each_once(getattr(args, name)))
     options = Options(**chosen(args, Options))
     with in_one_line(args.out):
-        run = Experiment("classify", args)
-        check(run.data, args.labels, args.seeds, options)
-        run.out.mkdir(parents=True, exist_ok=True)
-        steps = updates(args, len(run.data.train) // options.batch_size)
-        outcomes = _outcomes(args, run, steps, options)
+        experiment = Experiment("classify", args)
+        check(experiment.data, args.labels, args.seeds, options)
+        experiment.out.mkdir(parents=True, exist_ok=True)
+        steps = updates(args, len(experiment.data.train) // options.batch_size)
+        outcomes = _outcomes(args, experiment, steps, options)
         table = _table(outcomes)
-        record = run.record(
+        record = experiment.record(
             NAMES,
-            {"steps": steps, "device": str(run.device), **asdict(options)},
+            {"steps": steps, "device": str(experiment.device), **asdict(options)},
             table,
             [_row(outcome) for outcome in outcomes],
         )
         print(_as_text(table))
-        files = _draw(record, outcomes, run)
+        files = _draw(record, outcomes, experiment)
     print(f"see {', '.join(map(str, files))}")
     return 0
 
@@ -99,15 +99,15 @@ def updates(args: argparse.Namespace, per_epoch: int) -> int:
 
 
 def _outcomes(
-    args: argparse.Namespace, run: Experiment, steps: int, options: Options
+    args: argparse.Namespace, experiment: Experiment, steps: int, options: Options
 ) -> list[Outcome]:
     """Train everything asked for, and print each result as it comes."""
     from tqdm import tqdm
 
-    data = run.data
+    data = experiment.data
     print(
         f"{data.name}: {len(data.train)} images to train on, {len(data.test)} to test on, "
-        f"{len(data.classes)} classes; {steps} updates a training, on {run.device}",
+        f"{len(data.classes)} classes; {steps} updates a training, on {experiment.device}",
         flush=True,
     )
 
@@ -117,7 +117,7 @@ def _outcomes(
     outcomes = []
     for outcome in classify(
         data, args.method, args.labels, args.seeds, steps, options,
-        device=run.device, progress=progress,
+        device=experiment.device, progress=progress,
     ):  # fmt: skip
         outcomes.append(outcome)
         print(
@@ -162,15 +162,18 @@ def _as_text(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _draw(record: Record, outcomes: Sequence[Outcome], run: Experiment) -> list[Path]:
+def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -> list[Path]:
     """Draw the pictures, and return all files; the confusion is the first method's."""
-    data, files = run.data, [run.out / "record.json", run.out / "confusion.png"]
+    data, files = (
+        experiment.data,
+        [experiment.out / "record.json", experiment.out / "confusion.png"],
+    )
     first = outcomes[0]
     own = [o for o in outcomes if (o.labels, o.method) == (first.labels, first.method)]
     title = f"{data.name}, {first.method}, {first.labels} labels: {len(own)} seeds together"
     counts = torch.stack([o.confusion for o in own]).sum(0)
     plot_confusion(counts, data.classes, title, files[1])
     if len({o.labels for o in outcomes}) > 1:
-        files.append(run.out / "accuracy.png")
+        files.append(experiment.out / "accuracy.png")
         plot_accuracy(record.table, f"{data.name}: mean and deviation over seeds", files[-1])
     return files

@@ -33,14 +33,14 @@ __all__ = ["add_parser", "run"]
 
 FRAMES_PER_WAY = 16
 HELD_FRAMES = 6  # on each image of an animation
-SAMPLES = 256  # whose mean is the plainest filling
+SAMPLES = 256  # whose mean is the baseline of inpainting
 MOST_COLUMNS = 16  # of inpaint.png
 GREY = 0.0
 NEEDED_PACKAGES = ("torchvision", "PIL", "scipy")
 
 
 class Given(NamedTuple):
-    """What an action works on: ``images`` are float in [-1, 1], on the generator's device."""
+    """Input of an action: ``images`` are float in [-1, 1], on the generator's device."""
 
     gan: GAN
     names: list[str]
@@ -70,22 +70,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--mask",
         default="center",
         metavar="MASK",
-        help=f"{', '.join(MASKS)} or FILE, white where to fill (default: center)",
+        help=f"{', '.join(MASKS)} or FILE, white pixels are filled (default: center)",
     )
     _add_action(
         actions,
         "interpolate",
         _interpolate,
-        "ways between images",
-        "Write interpolate.png (a row for each way from an image to the next: the first image, "
-        "what the generator makes on the way, the second image) and interpolate.gif.",
+        "interpolate between images",
+        "Write interpolate.png (a row for each pair of neighbours: the first image, the generated "
+        "ones between them, the second image) and interpolate.gif.",
     )
     _add_action(
         actions,
         "project",
         _project,
         "find latent vectors",
-        "Write project.png (rows of images, each above what the generator makes of its vector) and "
+        "Write project.png (rows of images, each above the image of its latent vector) and "
         "latents.npy, one latent vector an image.",
     )
 
@@ -194,7 +194,7 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
         },
     )
     print(
-        "squared errors in the hole, where the given images are whole; "
+        "squared errors in the hole, if the given images are whole; "
         f"mean image: of {SAMPLES} generated ones"
     )
     print(f"wrote inpaint.png and each blended image to {given.out}")
@@ -209,9 +209,9 @@ def _mean_image(given: Given) -> Tensor:
 
 
 def _in_rows(columns: int, *kinds: Tensor) -> Tensor:
-    """Lay images out for a grid: a row of the first kind above one of the second, and so on."""
+    """Lay images out in rows for a grid, one row of each kind in turn."""
     parts = zip(*(kind.split(columns) for kind in kinds), strict=True)
-    grey = kinds[0].new_full((columns, *kinds[0].shape[1:]), GREY)  # as what parts the images
+    grey = kinds[0].new_full((columns, *kinds[0].shape[1:]), GREY)  # the colour between the images
     return torch.cat([torch.cat([row, grey[len(row) :]]) for part in parts for row in part])
 
 

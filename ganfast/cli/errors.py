@@ -1,4 +1,4 @@
-"""How a command ends when it cannot go on."""
+"""Errors of a command: one line and exit code 2."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def opened(path: str, mode: str) -> IO[Any]:
 
 
 def require(*packages: str) -> None:
-    """Look for packages before the work begins: a missing one must not show after hours of it.
+    """Check that packages are installed, before hours of work.
 
     Raises:
         ModuleNotFoundError: one is not installed; ``main`` says which extra brings it.

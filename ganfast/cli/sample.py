@@ -27,8 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sample",
         help="make images with a trained generator",
-        description="Draw samples.png, interpolation.png (each row a way between two latent "
-        "vectors) and interpolation.gif from the newest checkpoint of a run.",
+        description="Draw samples.png, interpolation.png (a row between two latent vectors) "
+        "and interpolation.gif from the newest checkpoint of a run.",
     )
     parser.add_argument(
         "run_path",

@@ -47,7 +47,7 @@ NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the subcommand; options left out are absent, so that ``--resume`` keeps its own."""
+    """Declare the subcommand; ``--resume`` keeps the run's values of options left out."""
     parser = subparsers.add_parser(
         "train",
         help="train a GAN on images",
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     with in_one_line(out):
         if args.fidelity:
-            find_inception()  # a missing file must not show after the last step
+            find_inception()  # a missing file must show before training
         with only_first_prints():
             state = _newest_checkpoint(out) if args.resume else None
             values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
@@ -111,7 +111,7 @@ def _build_trainer(
         settings = Settings(**values)
     except (TypeError, ValueError) as error:  # of a checkpoint: the parser has checked the others
         raise CommandError(str(error)) from error
-    with processes.first_before_others():  # it may have to fetch them
+    with processes.first_before_others():  # rank 0 may have to download them
         data = _load(settings)
     settings = replace(
         settings,  # what checkpoints keep: no default that a later version might change
@@ -154,13 +154,13 @@ def _build_trainer(
         f"training {settings.model} on {data.name}: {len(data)} images of "
         f"{channels}x{height}x{width}, {settings.steps} steps of {settings.batch_size}, on {device}"
         + (f", in {processes.count} processes" if processes.count > 1 else ""),
-        flush=True,  # before the run, not after it, where standard output is a file or a pipe
+        flush=True,  # before the run also if standard output is a file or a pipe
     )
     return trainer
 
 
 def _write_fidelity(trainer: Trainer) -> None:
-    """Compare as many real images, always the same, with generated ones."""
+    """Compare a fixed choice of real images with generated ones."""
     assert isinstance(trainer.options, Settings)
     data = _load(trainer.options)
     rng = torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ class StepResult(NamedTuple):
 
     ``real_score`` and ``fake_score`` are the mean scores of real and generated images before the
     discriminator's update: probabilities to be real for the loss "bce". ``d_loss`` contains the
-    penalty, where there is one. Of several updates of the discriminator, these are of the last.
+    penalty, if there is one. Of several updates of the discriminator, these are of the last.
     """
 
     d_loss: Tensor
@@ -56,8 +56,8 @@ class GANStep:
             size and returns the batch of them.
         paired: whether the discriminator sees real and generated images in one batch, each half
             normalised with its own statistics: the numbers of two passes with half the launches,
-            and both halves in memory at once. Where a layer does not allow it, two passes are made
-            and :meth:`explain` says why. None for where launches count: on GPUs.
+            and both halves in memory at once. If a layer does not allow it, two passes are made
+            and :meth:`explain` says why. None pairs on GPUs, to save launches.
         precision: "fp32"; "bf16" or "fp16" for what torch.autocast computes in these dtypes, with
             scaled losses for "fp16"; "auto" for the best one that the device has instructions for.
             Parameters stay as they are.
@@ -65,8 +65,8 @@ class GANStep:
             faster: on a CPU both are timed before the first step, on copies (up to 2 seconds, once
             in a process for networks and batches of the same shapes), on GPUs "bf16" and "fp16"
             are channels-last. The choice is part of ``state_dict``, for a resumed run's bits.
-        capture: "auto" replays the whole step as one CUDA graph where that is possible; "always"
-            raises where it is not; "never".
+        capture: "auto" replays the whole step as one CUDA graph if that is possible; "always"
+            raises if it is not; "never".
         ema: decay of an average of the generator's weights, a :class:`WeightAverage` kept in
             ``self.average``; None for none.
         penalty: weight of the gradient penalty (Gulrajani et al. 2017, equation 3), 0 for none.
@@ -81,8 +81,8 @@ class GANStep:
         generator_term: maps generated and real images to a scalar that is added to the generator's
             loss, such as a reconstruction or perceptual loss.
         processes: that take the step together, each with its part of the batch; None for this one
-            alone. The networks become those of process 0, and what is measured is the mean. Seed
-            all alike: each takes its part of the random numbers of the whole batch.
+            alone. The networks become those of rank 0, and what is measured is the mean. All need
+            the same seed: each takes its part of the random numbers of the whole batch.
 
     Raises:
         ValueError: an option that is not one of those above, or a precision that the device only
@@ -188,7 +188,7 @@ class GANStep:
         return self.captured(batch)
 
     def explain(self) -> str:
-        """Say which options are in force, and why not those asked for."""
+        """Say which options are in force, and why others are not."""
         return "\n".join(
             (
                 f"precision: {self.precision}",
@@ -199,7 +199,7 @@ class GANStep:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the step itself remembers: the scaler, the average and the layout."""
+        """Return the state of the scaler and of the average, and the layout."""
         return {
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -210,10 +210,10 @@ class GANStep:
         """Restore what ``state_dict`` returned; load the optimizers' states as well.
 
         Raises:
-            ValueError: one of the two has an average and the other has not.
+            ValueError: only one of state and step has an average.
         """
         if (self.average is None) != (state["average"] is None):
-            raise ValueError("the state has an average of weights and this step not, or conversely")
+            raise ValueError("only one of the state and this step has an average of weights")
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -288,9 +288,9 @@ class GANStep:
         return loss.detach(), real_score, fake_score
 
     def _judge_apart(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Let go of what was kept of the real images before the generated ones are judged.
+        """Score in two passes, and free the graph of the real images before the second.
 
-        A loss is a sum of a term of either kind: held fixed, the other one adds no gradient.
+        A loss is the sum of a term for either kind: with detached scores, a term has no gradient.
         """
         with self._autocast():
             of_real = self.discriminator(batch.real, *batch.condition)
@@ -309,7 +309,7 @@ class GANStep:
 
     def _update_generator(self, batch: Batch, fake: Tensor) -> Tensor:
         self.optimizer_g.zero_grad(set_to_none=True)
-        # The discriminator's own gradients would be thrown away: ask only for the generator's.
+        # The discriminator's gradients are not needed.
         inputs = [p for p in self.generator.parameters() if p.requires_grad]
         losses = []
         for part in batch.split(self.accumulate):
@@ -328,7 +328,7 @@ class GANStep:
         self.scaler.scale(loss).backward(inputs=inputs)
 
     def _follow_gradients(self, optimizer: Optimizer) -> None:
-        # Averaged before the scaler looks: what overflows in one process does so in all.
+        # Averaged before the scaler's check: an overflow in one process is then one in all.
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.processes.average_gradients(parameters)
         if self.clip_norm is not None:

@@ -1,4 +1,4 @@
-"""The training loop and the files it leaves in its folder."""
+"""The training loop and the files that it writes."""
 
 from __future__ import annotations
 
@@ -53,22 +53,22 @@ class Trainer:
 
     Below ``out`` it writes ``metrics.csv``, ``losses.png``, ``samples-000500.png`` and the like,
     ``samples.png`` at the end, and checkpoints from which a run continues as if it had never
-    stopped: on a CPU, with the same bits. Where quality is measured, ``quality.csv`` has the
-    Frechet distances and ``best.safetensors`` is the checkpoint of the least. A discriminator that
-    has won, and generated images that are all alike, are warned of.
+    stopped: on a CPU, with the same bits. If quality is measured, ``quality.csv`` has the Frechet
+    distances and ``best.safetensors`` is the checkpoint of the least. It warns of a discriminator
+    that has won and of mode collapse.
 
     Noise comes from torch's global generator, and ``seed`` sets the order of the images; call
     ``torch.manual_seed`` before building the models to repeat a whole run.
 
-    Of several processes, each builds a trainer alike; process 0 writes the files, and the others
-    read its checkpoints where a run goes back to one: all see the same folder.
+    With several processes, each builds the same trainer; rank 0 writes the files, and a rollback
+    reads its checkpoint in all: they must share the folder.
 
     Args:
         gan: the models to train, moved to ``device``.
         data: images of the shape ``gan.image_shape``.
-        options: the length of the training, optimiser settings and intervals.
+        options: length of the training, optimiser and intervals.
         out: folder for what is written; made if missing.
-        device: where to train.
+        device: to train on.
         configuration: numbers, strings, lists and dicts kept in every checkpoint, such as what is
             needed to build the models again.
         processes: that train together, each with its part of every batch of
@@ -152,7 +152,7 @@ class Trainer:
         self._resumed = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
-        # One kernel for all parameters instead of a dozen.
+        # One kernel for all parameters instead of several for each.
         return torch.optim.Adam(
             model.parameters(), self.options.learning_rate, self.options.betas, fused=True
         )
@@ -203,7 +203,7 @@ class Trainer:
         return every > 0 and (self._due(every) or self.step == self.options.steps)
 
     def _diverged(self, result: StepResult) -> bool:
-        """Look at the losses before they are written, and at the weights before they are saved."""
+        """Check the losses before they are written, and the weights before they are saved."""
         last = self.step == self.options.steps or self._stopping
         if last or self._due(self.options.checkpoint_every) or self._quality_due():
             weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
@@ -217,7 +217,7 @@ class Trainer:
 
     def _roll_back(self, result: StepResult) -> None:
         """Go back to the newest checkpoint with half the learning rate, or raise."""
-        self.processes.any(True)  # process 0 has then written the checkpoint that all read
+        self.processes.any(True)  # rank 0 has then written the checkpoint that all read
         seen = (
             f"at step {self.step} a loss or a weight is not finite: the discriminator's loss is "
             f"{result.d_loss.item()}, the generator's {result.g_loss.item()}"
@@ -253,7 +253,7 @@ class Trainer:
     def sample(self, noise: Tensor) -> Tensor:
         """Generate images ``[N, C, H, W]`` in [-1, 1] with running statistics.
 
-        The generator is the average of weights, where one is kept.
+        The generator is the average of weights, if one is kept.
         """
         average = self.train_step.average
         generator = self.generator if average is None else average.generator
@@ -324,7 +324,7 @@ class Trainer:
         self.journal.begin(self.step)
 
     def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
-        """Write what this step is the time for, and return what was measured of it, if it was."""
+        """Write what is due at this step, and return its metrics, if they are due."""
         measured = {}
         if self._due(self.options.log_every):
             measured = self.journal.write_metrics(self.step, result)

@@ -1,4 +1,4 @@
-"""A detector: networks trained on normal images, and the scores made with them."""
+"""Anomaly detectors: networks trained on normal images, and their scores."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ METHODS = {
     "pixels": "the same density in pixels, without a network, to compare with",
 }
 HELD_OUT = 10
-"""One normal image in so many is kept from training, to say how high normal images score."""
+"""One of so many normal images is held out, to measure how high normal images score."""
 MOST_HELD_OUT = 200
 FEWEST = 40
-"""Normal images that a detector needs."""
+"""Least number of normal images."""
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """How a detector is built and trained; the same whatever is normal.
+    """Options of a detector, the same for every normal class.
 
     The defaults were chosen on MNIST's training set alone: trained on nine tenths of one class (2
     and 8), compared on the last tenth and on training images of other classes. ``encoder_steps``
-    may be 0 where the score "encoder" is not wanted.
+    may be 0 if the score "encoder" is not used.
     """
 
     image_size: int = option(32, "side of the images in pixels", choices=IMAGE_SIZES)
@@ -63,15 +63,15 @@ class DetectorOptions:
 
 
 class Detector:
-    """Score images by how unlike the normal ones they are.
+    """Score how far images are from normal ones.
 
     Args:
         gan: trained on normal images.
         encoder: to the generator's latent vectors, or None.
         known: normal images, uint8 ``[M, C, H, W]``, more than ``options.neighbours``.
-        options: that they were made with.
-        held_out: normal images that nothing was trained on, uint8; their scores say how high
-            normal images score. May be empty.
+        options: of their training.
+        held_out: normal images that nothing was trained on, uint8, to compare scores with; may
+            be empty.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class Detector:
             encoder = self.encoder
             if encoder is None:
                 raise DataError(
-                    "this detector was trained without an encoder; train one that has it"
+                    "this detector was trained without an encoder; train one with the method "
+                    "encoder"
                 )
             return torch.no_grad()(
                 lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
@@ -151,19 +152,19 @@ def train_detector(
     *,
     methods: Sequence[str] = ("features",),
 ) -> Detector:
-    """Train a GAN on normal images, an encoder after it where one is needed, and keep the images.
+    """Train a GAN on normal images, and an encoder if a method needs one.
 
-    A tenth of the images, 200 at most, is held out from all of it. The options' seed fixes every
-    random number; torch's global generator is left as it was.
+    A tenth of the images, at most 200, is held out. The seed of the options fixes every random
+    number; torch's global generator is left as it was.
 
     Args:
-        normal: the images; labels are not looked at.
+        normal: the images; labels are ignored.
         options: sizes, lengths and seed; image size and channels are taken from the images.
         methods: keys of ``METHODS`` that the detector will be asked for.
 
     Raises:
         DataError: fewer than 40 images.
-        DivergenceError: a weight is not finite in the end.
+        DivergenceError: a weight is not finite after training.
         ValueError: images of a side that DCGAN cannot make.
 
     Example:

@@ -1,4 +1,4 @@
-"""Whether generated images help a classifier that has few labels."""
+"""Training of a classifier with few labels, with and without generated images."""
 
 from ganfast.applications.augment.conditional import (
     GeneratorOptions,

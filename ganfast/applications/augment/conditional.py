@@ -22,27 +22,17 @@ BATCH = 256  # images made at once
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """How the conditional DCGAN is built and trained.
-
-    Attributes:
-        updates: of both networks.
-        batch_size: real images an update, drawn with replacement.
-        width: feature maps beside the image.
-        latent: length of the noise.
-        learning_rate: of Adam, whose betas are 0.5 and 0.999.
-        shift: how far the discriminator's images are moved, as a share of their side.
-        decay: of the average of the generator's weights that makes the images.
-        class_weight: of the classifier's loss in the generator's: less of it gives images of a
-            class more variety, and more of them look like another class.
-    """
+    """Options of the conditional DCGAN and its training."""
 
     updates: int = option(1000, "updates of the conditional DCGAN", POSITIVE, flag="--gan-updates")
-    batch_size: int = 64
+    batch_size: int = 64  # real images an update, drawn with replacement
     width: int = option(16, "feature maps of the DCGAN beside the image", POSITIVE)
-    latent: int = 64
-    learning_rate: float = 1e-3
-    shift: float = 0.125
-    decay: float = 0.995
+    latent: int = 64  # length of the noise
+    learning_rate: float = 1e-3  # of Adam, whose betas are 0.5 and 0.999
+    shift: float = 0.125  # of the discriminator's images at most, as a share of their side
+    decay: float = 0.995  # of the average of weights that makes the images
+    # Of the classes in the generator's loss: a lower one gives images of a class more variety, and
+    # more of them look like another class.
     class_weight: float = 1.0
 
 
@@ -57,9 +47,9 @@ def train_conditional(
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
-    The discriminator sees real and generated images moved at random, so that few images are not
-    learnt by heart. Its classifier learns from real images, and the generator from it: a
-    classifier that also learnt from generated ones would take a wrong digit's class for granted.
+    The discriminator sees real and generated images moved at random, against overfitting to few
+    images. Its classifier learns from real images alone: from generated ones it would learn the
+    wrong class of a wrong digit.
 
     Args:
         images: uint8 ``[N, C, size, size]``.
@@ -67,10 +57,10 @@ def train_conditional(
         classes: their number.
         options: of the networks and the training.
         seed: of every random number.
-        device: where to train.
+        device: to train on.
 
     Raises:
-        DivergenceError: a loss is not finite at the end.
+        DivergenceError: the last loss is not finite.
         ValueError: the images' size is none that a DCGAN makes.
 
     Source:
@@ -117,7 +107,7 @@ def train_conditional(
 
 
 def generate(gan: ConditionalGAN, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Make as many images of each class.
+    """Generate the same number of images of each class.
 
     Args:
         gan: trained.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganfast import models
 from ganfast.applications.acgan import ACGANTraining
-from ganfast.applications.classifier import AveragedClassifier
-from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.classify.averaged import AveragedMethod
+from ganfast.applications.classify.task import Options, Task
 from ganfast.applications.updates import adam, as_if_apart
 
 __all__ = ["AuxiliaryClassifier"]
@@ -18,7 +18,7 @@ __all__ = ["AuxiliaryClassifier"]
 LEARNING_RATE = 5e-4
 
 
-class AuxiliaryClassifier:
+class AuxiliaryClassifier(AveragedMethod):
     """Train a conditional GAN whose discriminator also names the class.
 
     Labelled and generated images count in the loss of the classes, unlabelled and generated ones in
@@ -29,7 +29,6 @@ class AuxiliaryClassifier:
     """
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
         self.gan = models.acgan(
             options.image_size, task.channels, options.width, options.latent, task.classes
         )
@@ -38,9 +37,7 @@ class AuxiliaryClassifier:
         self.noise = options.noise
         optimizers = [adam(network) for network in self.gan[:2]]
         self._training = ACGANTraining(self.gan, optimizers, self._judge, names_generated=True)
-        self._average = AveragedClassifier(
-            self.gan.discriminator, options.decay, lambda network, images: network(images)[1]
-        )
+        super().__init__(task, self.gan.discriminator, options.decay)
 
     def update(self, share: float) -> None:
         """Update the discriminator, then the generator."""
@@ -49,16 +46,13 @@ class AuxiliaryClassifier:
         wanted = torch.randint(self.task.classes, labels.shape, device=real.device)
         noise = torch.randn(len(real), *self.gan.latent, device=real.device)
         self._training.update(labelled, labels, noise, wanted, share * LEARNING_RATE, real)
-        self._average.update(self.gan.discriminator)
+        self.average.update(self.gan.discriminator)
 
     def _judge(self, *batches: Tensor) -> list[tuple[Tensor, Tensor]]:
         noisy = [images + self.noise * torch.randn_like(images) for images in batches]
         return as_if_apart(self.gan.discriminator, self.gan.discriminator, *noisy)
 
-    def finish(self) -> None:
-        """Take the statistics of unlabelled images for the average of weights."""
-        self._average.settle(islice(self.task.unlabelled, SETTLING_BATCHES))
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return self._average.predict(images)
+    def logits(self, network: Any, images: Tensor) -> Tensor:
+        """Return the second output of the discriminator."""
+        logits: Tensor = network(images)[1]
+        return logits

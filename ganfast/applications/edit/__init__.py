@@ -1,4 +1,4 @@
-"""Given images and a trained generator: their latent vectors, ways between them, their holes."""
+"""Editing of images by a trained generator: projection, interpolation and inpainting."""
 
 from ganfast.applications.edit.blending import blend
 from ganfast.applications.edit.holes import MASKS, context_weights, make_mask

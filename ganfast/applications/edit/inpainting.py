@@ -39,9 +39,9 @@ def inpaint(
 ) -> Inpainted:
     """Fill the missing pixels of images with those of the nearest image that the generator makes.
 
-    Nearest is what loses least: the weighted absolute differences of the known pixels, those beside
-    the hole counting most, plus ``options.prior`` times ``log(1 - D)``. The missing pixels of
-    ``images`` are not read.
+    The loss is the weighted absolute difference of the known pixels, those beside the hole counting
+    most, plus ``options.prior`` times ``log(1 - D)``. The missing pixels of ``images`` are not
+    read.
 
     Args:
         gan: trained, in evaluation mode.
