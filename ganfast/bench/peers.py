@@ -25,6 +25,7 @@ PEERS = {
     "layers": "the plain loop with ganfast's layers (step only)",
     "losses": "ganfast's step, unpaired (step only)",
     "paired": "ganfast's step, paired, with torch's default Adam (step only)",
+    "compiled": "ganfast's step with compile=True (step only)",
     "all-bf16": "ganfast's step in bf16, channels-last (step only)",
     "native": "ganfast with its C++/CUDA kernels",
     "triton": "ganfast with its Triton kernels",

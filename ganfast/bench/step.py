@@ -35,13 +35,14 @@ SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64), (128, 3
 
 WIDTH = {32: 32, 64: 64}
 
-INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
+INGREDIENTS = ("layers", "losses", "paired", "compiled", "all-bf16")
 """Peers between the plain loop and ganfast's step, each with one more of its parts; and bf16."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "minimal": {"paired": False, "channels_last": False, "capture": "never"},
-    "losses": {"paired": False},
-    "paired": {"paired": True},
+    "losses": {"paired": False, "channels_last": False},
+    "paired": {"paired": True, "channels_last": False},
+    "compiled": {"compile": True},
     "all-bf16": {"precision": "bf16", "channels_last": True},
 }
 """Options of GANStep, by provider."""
@@ -51,11 +52,12 @@ def suite(options: Options) -> Iterator[Case]:
     """Yield the cases: ganfast's step and layers beside the PyTorch example's loop and layers.
 
     "ganfast" is the step in float32 with all that keeps its numbers: fused layers, the loss in one
-    kernel, real and generated images paired on a GPU, and Adam in one kernel. Peers: "eager" and
-    "compile" are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers"
-    the same with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with
-    torch's default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last. The floors
-    are the step's convolutions alone, in either layout.
+    kernel, the faster layout, real and generated images paired on a GPU, and Adam in one kernel.
+    Peers: "eager" and "compile" are the example's loop; "bf16" the same, channels-last, under
+    torch.autocast; "layers" the same with fused layers, "losses" ganfast's unpaired step, "paired"
+    the paired one with torch's default Adam, both contiguous, "compiled" ganfast's step with
+    compile=True, "all-bf16" that with precision="bf16", channels-last. The floors are the step's
+    convolutions alone, in either layout.
     """
     for shape in options.shapes or SHAPES:
         yield _case(shape, options)
@@ -107,8 +109,9 @@ def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]
         torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999), fused=fused)
         for network in (generator, discriminator)
     )
-    if name == "compile":
+    if name in ("compile", "compiled"):
         torch._dynamo.reset()  # after eight networks it would run the ninth uncompiled
+    if name == "compile":
         generator, discriminator = torch.compile(generator), torch.compile(discriminator)
     if of_torch or name == "layers":
         bf16 = name == "bf16"

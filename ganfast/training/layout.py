@@ -138,9 +138,13 @@ def _try(step: GANStep, batch: Batch) -> Times:
             start = time.perf_counter()
             twin.update(batch)
             elapsed = time.perf_counter() - start
+            for optimizer in (twin.optimizer_g, twin.optimizer_d):
+                optimizer.zero_grad()
             best[channels_last] = min(elapsed, best.get(channels_last, elapsed))
         if time.perf_counter() - begin > BUDGET_S:
             break
+    for twin in twins.values():
+        del twin.layout, twin.captured  # they refer to the twin, whose memory a cycle would keep
     return best
 
 

@@ -114,7 +114,7 @@ class TrainingOptions:
 
     Learning rate and betas are Adam's, in both networks; their defaults are those of Radford et al.
     2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision, ema, penalty, r1,
-    n_critic, accumulate, clip_norm, paired, capture and channels_last are those of
+    n_critic, accumulate, clip_norm, compile, paired, capture and channels_last are those of
     :class:`GANStep`. The ``_every`` options count steps; ``quality_every`` 0 measures no quality,
     else the images need labels. With ``keep_memory``, training on a CPU calls
     ``keep_freed_memory``, which holds for the rest of the process.
@@ -157,6 +157,9 @@ class TrainingOptions:
     )
     clip_norm: float | None = _training(
         None, "largest norm of either network's gradient", RATE, metavar="NORM"
+    )
+    compile: bool = _training(
+        False, "compile both networks by torch.compile with ganfast's backend", changeable=True
     )
     seed: int = _training(0, "seed of every random number", SEED)
     log_every: int = _writing(50, "steps between metrics", POSITIVE, metavar="STEPS")

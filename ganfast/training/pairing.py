@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -58,9 +58,12 @@ class Pairing:
         """Whether one pass is wanted and, as far as was tried, has the numbers of two."""
         return self._reason is None
 
-    def judge(self, batch: Batch, fake: Tensor) -> Scores:
-        """Return the scores of real and generated images, in this order, from one pass."""
-        return _judge(self.discriminator, self._layers, batch, fake)
+    def judge(self, discriminator: Callable[..., Scores], batch: Batch, fake: Tensor) -> Scores:
+        """Return the scores of real and generated images, in this order, from one pass.
+
+        ``discriminator`` is that of this object, perhaps compiled.
+        """
+        return _judge(discriminator, self._layers, batch, fake)
 
     def _why_not(self, batch: Batch) -> str | None:
         for name, module in self.discriminator.named_modules():
@@ -93,7 +96,9 @@ class Pairing:
         return all(map(torch.allclose, found, expected))
 
 
-def _judge(discriminator: nn.Module, layers: list[nn.Module], batch: Batch, fake: Tensor) -> Scores:
+def _judge(
+    discriminator: Callable[..., Scores], layers: list[nn.Module], batch: Batch, fake: Tensor
+) -> Scores:
     condition = (torch.cat([labels, labels]) for labels in batch.condition)
     with _split(layers):
         scores: Scores = discriminator(torch.cat([batch.real, fake]), *condition)

@@ -77,7 +77,8 @@ class GANStep:
         accumulate: parts of a batch whose gradients are averaged before an update, one part in
             memory at a time. Above 1, the generator's update draws its own latent vectors.
         clip_norm: largest norm of either network's gradient; None for no limit.
-        compile: whether both networks are compiled by torch.compile with the backend "ganfast".
+        compile: whether both networks are compiled by torch.compile with the backend "ganfast", for
+            the shapes of the first batch; what a penalty differentiates twice is not compiled.
         generator_term: maps generated and real images to a scalar that is added to the generator's
             loss, such as a reconstruction or perceptual loss.
         processes: that take the step together, each with its part of the batch; None for this one
@@ -122,6 +123,7 @@ class GANStep:
         n_critic: int = 1,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        compile: bool = False,
         generator_term: Callable[[Tensor, Tensor], Tensor] | None = None,
         processes: Processes | None = None,
     ) -> None:
@@ -151,6 +153,15 @@ class GANStep:
         self.accumulate = accumulate
         self.clip_norm = clip_norm
         self.generator_term = generator_term
+        self._generator: Any = generator
+        self._discriminator: Any = discriminator
+        if compile:
+            self._generator, self._discriminator = (
+                torch.compile(network, backend="ganfast", dynamic=False)
+                for network in (generator, discriminator)
+            )
+        # torch.compile has no second derivatives.
+        self._judge_real = discriminator if r1 else self._discriminator
         self.processes = processes or Processes()
         for network in (generator, discriminator):
             self.processes.follow_first([*network.parameters(), *network.buffers()])
@@ -194,6 +205,7 @@ class GANStep:
                 f"precision: {self.precision}",
                 f"layout: {self.layout.explain()}",
                 f"paired: {self.pairing.explain()}",
+                f"compiled: {'no' if self._generator is self.generator else 'yes'}",
                 f"captured: {self.captured.explain()}",
             )
         )
@@ -241,7 +253,7 @@ class GANStep:
 
     def _generate(self, batch: Batch) -> Tensor:
         with self._autocast():
-            fake: Tensor = self.generator(self._draw(batch.real), *batch.condition)
+            fake: Tensor = self._generator(self._draw(batch.real), *batch.condition)
         return fake
 
     def _draw(self, real: Tensor) -> Tensor:
@@ -279,7 +291,7 @@ class GANStep:
 
     def _judge_paired(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with self._autocast():
-            scores = self.pairing.judge(batch, fake)
+            scores = self.pairing.judge(self._judge_real, batch, fake)
             loss, real_score, fake_score = self.loss.discriminator(scores, splits=2)
             if self.r1:
                 of_real = [s[: len(batch.real)] for s in as_list(scores)]
@@ -293,7 +305,7 @@ class GANStep:
         A loss is the sum of a term for either kind: with detached scores, a term has no gradient.
         """
         with self._autocast():
-            of_real = self.discriminator(batch.real, *batch.condition)
+            of_real = self._judge_real(batch.real, *batch.condition)
             fixed = detached(of_real)
             loss = self.loss.discriminator(of_real, fixed)[0]
             penalty = torch.zeros_like(loss)
@@ -302,7 +314,7 @@ class GANStep:
         self._backward(loss + penalty)
         del of_real, loss
         with self._autocast():
-            of_fake = self.discriminator(fake, *batch.condition)
+            of_fake = self._discriminator(fake, *batch.condition)
             loss, real_score, fake_score = self.loss.discriminator(fixed, of_fake)
         self._backward(loss)
         return loss.detach() + penalty.detach(), real_score, fake_score
@@ -315,7 +327,7 @@ class GANStep:
         for part in batch.split(self.accumulate):
             fake = fake if self.accumulate == 1 else self._generate(part)
             with self._autocast():
-                loss = self.loss.generator(self.discriminator(fake, *part.condition))
+                loss = self.loss.generator(self._discriminator(fake, *part.condition))
                 if self.generator_term is not None:
                     loss = loss + self.generator_term(fake, part.real)
             self._backward(loss, inputs)

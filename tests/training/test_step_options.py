@@ -212,6 +212,41 @@ def test_penalties_know_labels_and_scales(option, paired):
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+# Dynamo asks for the gradient of generated images.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    "options", [{}, {"paired": True}, {"penalty": 10.0}, {"r1": 1.0}, {"n_critic": 2}], ids=str
+)
+def test_compiled_networks_have_the_same_numbers(monkeypatch, options):
+    """With the eager inner backend, for torch's compiler takes a minute."""
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda *args, **kw: compiler(*args, options={"inner": "eager"}, **kw)
+    )
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    found = {}
+    for compile in (False, True):
+        torch.manual_seed(0)
+        networks = [Generator(), Discriminator()]
+        optimizers = [torch.optim.Adam(n.parameters(), 1e-3) for n in networks]
+        step = GANStep(
+            *networks, *optimizers, GANLoss("hinge"), (LATENT,), compile=compile,
+            channels_last=False, **options,
+        )  # fmt: skip
+        assert f"compiled: {'yes' if compile else 'no'}" in step.explain()
+        rng = torch.Generator().manual_seed(1)
+        found[compile] = [
+            value.item()
+            for _ in range(5)
+            for value in step(torch.rand(8, 1, SIZE, SIZE, generator=rng))
+        ]
+    assert found[True] == pytest.approx(found[False], rel=1e-4, abs=1e-6)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert 2 <= graphs <= 4  # either network is compiled again once at most
+    assert list(networks[0].state_dict()) == list(Generator().state_dict())
+
+
 def test_half_precision_scales_several_updates():
     torch.manual_seed(0)
     networks = [Generator(), Discriminator()]
