@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ganfast.training.batch import Batch, Scores, as_list
 from ganfast.training.processes import Processes
 
-__all__ = ["Pairing"]
+__all__ = ["Pairing", "split", "split_layers"]
 
 PROBED = 4
 """Images of each kind that a probe takes: what depends on the batch shows with few."""
@@ -36,7 +37,7 @@ class Pairing:
         self.discriminator = discriminator
         self._reason = refused
         self._probed = refused is not None
-        self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
+        self._layers = split_layers(discriminator)
 
     def probe(self, batch: Batch, processes: Processes | None = None) -> None:
         """Try on the first batch whether both ways agree, in all processes."""
@@ -88,7 +89,7 @@ class Pairing:
         )
         devices = [device] if device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            layers = [m for m in one.modules() if hasattr(m, "splits")]
+            layers = split_layers(one)
             paired = as_list(_judge(one, layers, batch, noise))
             apart = [as_list(two(images, *batch.condition)) for images in (batch.real, noise)]
         scores = [torch.cat(pair) for pair in zip(*apart, strict=True)]
@@ -100,18 +101,23 @@ def _judge(
     discriminator: Callable[..., Scores], layers: list[nn.Module], batch: Batch, fake: Tensor
 ) -> Scores:
     condition = (torch.cat([labels, labels]) for labels in batch.condition)
-    with _split(layers):
+    with split(layers, 2):
         scores: Scores = discriminator(torch.cat([batch.real, fake]), *condition)
     return scores
 
 
+def split_layers(network: nn.Module) -> list[Any]:
+    """Return ganfast's BatchNorm layers of a network, which can normalise several batches apart."""
+    return [layer for layer in network.modules() if hasattr(layer, "splits")]
+
+
 @contextmanager
-def _split(layers: list[nn.Module]) -> Iterator[None]:
-    """Have layers normalise each half of a batch apart."""
+def split(layers: list[Any], batches: int) -> Iterator[None]:
+    """Have layers normalise each of several batches apart, joined to one and of one size."""
     for layer in layers:
-        layer.splits = 2 * int(layer.splits)  # type: ignore[arg-type, assignment]
+        layer.splits *= batches
     try:
         yield
     finally:
         for layer in layers:
-            layer.splits = int(layer.splits) // 2  # type: ignore[arg-type, assignment]
+            layer.splits //= batches

@@ -100,7 +100,10 @@ def test_what_the_step_may_do_reaches_it(tmp_path, monkeypatch, capsys):
     assert "captured: no: the networks are on the cpu" in said[-1]
     words += ["--paired", "--channels-last", "--no-capture"]
     assert main([*words, "--out", str(tmp_path / "b")]) == 0
-    assert "channels-last, as asked for\npaired: yes\ncompiled: no\ncaptured: no: not asked for" in said[-1]
+    assert (
+        "channels-last, as asked for\npaired: yes\ncompiled: no\ncaptured: no: not asked for"
+        in said[-1]
+    )
     capsys.readouterr()
     assert main([*words, "--capture", "--out", str(tmp_path / "c")]) == 2
     assert "cannot be captured: the networks are on the cpu" in capsys.readouterr().err
