@@ -7,19 +7,17 @@
 
 namespace ganfast {
 
-static_assert(most_on_chip_threads <= most_warps * warp_threads, "block_sum has no more room");
+static_assert(most_on_chip_threads <= most_warps * warp_threads, "no more room for sums of warps");
 
-// Blocks that a multiprocessor is to hold, by the words that each thread keeps: more blocks would
-// leave too few registers.
-template <int WORDS>
-inline constexpr int on_chip_blocks = WORDS < 8 ? 2 : 1;
-
-// What blocks of a cluster tell each other, two values each; twice, as one split's may still be
-// read when the next one's arrive.
+// The first warp of a block adds up what its warps have found, tells the other blocks of the
+// cluster, puts together what these tell it, and leaves the factors of the map for all threads.
+template <typename S, int FACTORS>
 struct OnChipStorage {
-  WarpSums<1> guess;
-  SharedArray<WarpSums<2>, 2> sums;
+  WarpSums<S, 1> guess;
+  WarpSums<double, 2> sums;
+  // Two values of each block; twice, as one split's may still be read when the next one's arrive.
   SharedArray<SharedArray<SharedArray<double, 2>, most_cluster>, 2> told;
+  SharedArray<S, FACTORS> factors;
 };
 
 // The vectors of one channel that one block of its cluster holds, and how they are loaded.
@@ -58,31 +56,38 @@ struct Slice {
       }
     }
   }
-  // Tells `mine` to every block of the cluster, and waits for theirs.
-  __device__ __forceinline__ void tell(const double (&mine)[2], int split) const {
+  // Tells `mine`, of the first warp, to every block of the cluster, and waits for theirs. Thread r
+  // then has rank r's; others have none. All threads of the cluster come here.
+  template <typename Storage>
+  __device__ __forceinline__ void exchange(double (&mine)[2], int split, Storage& storage) const {
+    if (ranks == 1) return;
     const int thread = thread_of_block();
+    if (split == 0) cluster_wait();  // all blocks can be told
     if (thread < ranks) {
-      auto& theirs = shared_storage_of<OnChipStorage>(thread).told[split % 2][rank];
+      auto& theirs = shared_storage_of<Storage>(thread).told[split % 2][rank];
       for (int i = 0; i < 2; ++i) theirs[i] = mine[i];
     }
     cluster_arrive();
     cluster_wait();
+    if (thread >= most_cluster) return;
+    for (int i = 0; i < 2; ++i) mine[i] = thread < ranks ? storage.told[split % 2][thread][i] : 0;
   }
 };
 
 // One cluster normalises and activates one channel, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks(ITEMS))
     forward_on_chip(const __grid_constant__ ForwardCall call) {
   using S = Scalar<T>;
   using F = device::Forward<T, A, act_norm>;
   constexpr int V = word_values<T>;
   using SumsUnit = Unit<T, typename F::Sums, false, V>;
   using MapUnit = Unit<T, typename F::Map, false, V>;
-  auto& storage = shared_storage<OnChipStorage>();
+  auto& storage = shared_storage<OnChipStorage<S, 3>>();
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
-  const bool first_thread = thread_of_block() == 0 && slice.rank == 0;
+  const int thread = thread_of_block();
+  const bool first_thread = thread == 0 && slice.rank == 0;
   const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
   if (first_thread && c == 0 && call.num_batches_tracked != nullptr) {
@@ -101,11 +106,10 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     for (int item = 0; item < ITEMS; ++item) {
       if (slice.has(item)) SumsUnit::add(words[item], center, slope, of_lane);
     }
-    S sum[1] = {};
+    S sum{};
 #pragma unroll
-    for (int v = 0; v < V; ++v) sum[0] += of_lane[v][0];
-    block_sum(sum, storage.guess);
-    center[0][0] = usable(sum[0] * static_cast<S>(inverse_n));
+    for (int v = 0; v < V; ++v) sum += of_lane[v][0];
+    center[0][0] = usable(block_sum(sum, storage.guess) * static_cast<S>(inverse_n));
 
     S about_center[V][2] = {};
 #pragma unroll
@@ -114,27 +118,30 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
     }
     double sums[1][2] = {};
     SumsUnit::flush(about_center, sums);
-    block_sum(sums[0], storage.sums[split % 2]);
+    sum_in_first_warp(sums[0], storage.sums);
     Moments m = moments_about(center[0][0], sums[0][0], sums[0][1], inverse_n);
-    if (slice.ranks > 1) {
-      if (split == 0) cluster_wait();  // all blocks can be told
-      slice.tell({m.mean, m.m2}, split);
-      auto& told = storage.told[split % 2];
-      double total = 0;
-      for (int r = 0; r < slice.ranks; ++r) {
-        if (const double n_r = slice.values_of(r); n_r > 0) total += n_r * told[r][0];
+    double mine[2] = {m.mean, m.m2};
+    slice.exchange(mine, split, storage);
+    if (thread < warp_threads) {
+      if (slice.ranks > 1) {
+        const double n_r = thread < slice.ranks ? slice.values_of(thread) : 0;
+        const double total = warp_sum<most_cluster>(n_r > 0 ? n_r * mine[0] : 0);
+        m.mean = total * call.at.inverse_values;
+        const double distance = mine[0] - m.mean;
+        m.m2 = warp_sum<most_cluster>(n_r > 0 ? mine[1] + n_r * distance * distance : 0);
       }
-      m = {total * call.at.inverse_values, 0};
-      for (int r = 0; r < slice.ranks; ++r) {
-        const double n_r = slice.values_of(r), distance = told[r][0] - m.mean;
-        if (n_r > 0) m.m2 += told[r][1] + n_r * distance * distance;
+      if (thread == 0) {
+        const double var = m.m2 * call.at.inverse_values;
+        S factors[3];
+        forward_factors<T>(call, split, c, m.mean, var, first_thread, factors);
+        if (first_thread) update_running<T>(call, split, c, m.mean, var);
+        for (int i = 0; i < 3; ++i) storage.factors[i] = factors[i];
       }
     }
+    __syncthreads();
 
-    const double var = m.m2 * call.at.inverse_values;
     S k[1][3];
-    forward_factors<T>(call, split, c, m.mean, var, first_thread, k[0]);
-    if (first_thread) update_running<T>(call, split, c, m.mean, var);
+    for (int i = 0; i < 3; ++i) k[0][i] = storage.factors[i];
     T* const y = static_cast<T*>(call.y);
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
@@ -148,16 +155,17 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
 
 // One cluster computes dx, dweight and dbias of one channel in training, split after split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS>)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks(2 * ITEMS))
     backward_on_chip(const __grid_constant__ BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
   constexpr int V = word_values<T>;
   using SumsUnit = Unit<T, typename B::Sums, false, V>;
   using MapUnit = Unit<T, typename B::template Map<true>, false, V>;
-  auto& storage = shared_storage<OnChipStorage>();
+  auto& storage = shared_storage<OnChipStorage<S, 2>>();
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
+  const int thread = thread_of_block();
   const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
   double dweight = 0, dbias = 0;
@@ -177,22 +185,24 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS
     }
     double sums[1][2] = {};
     SumsUnit::flush(of_lane, sums);
-    block_sum(sums[0], storage.sums[split % 2]);
-    if (slice.ranks > 1) {
-      if (split == 0) cluster_wait();  // all blocks can be told
-      slice.tell(sums[0], split);
-      auto& told = storage.told[split % 2];
-      for (int i = 0; i < 2; ++i) {
-        sums[0][i] = told[0][i];
-        for (int r = 1; r < slice.ranks; ++r) sums[0][i] += told[r][i];
+    sum_in_first_warp(sums[0], storage.sums);
+    slice.exchange(sums[0], split, storage);
+    if (thread < warp_threads) {
+      if (slice.ranks > 1) {
+        for (int i = 0; i < 2; ++i) sums[0][i] = warp_sum<most_cluster>(sums[0][i]);
+      }
+      if (thread == 0) {
+        dweight += sums[0][1] * stats_row<T>(call, split, row_rstd)[c];
+        dbias += sums[0][0];
+        S factors[2];
+        backward_factors<T>(call, split, c, sums[0], factors);
+        for (int i = 0; i < 2; ++i) storage.factors[i] = factors[i];
       }
     }
-
-    dweight += sums[0][1] * stats_row<T>(call, split, row_rstd)[c];
-    dbias += sums[0][0];
+    __syncthreads();
     if (call.dx == nullptr) continue;
-    S k[1][5] = {{mean, scale, shift}};
-    backward_factors<T>(call, split, c, sums[0], &k[0][3]);
+
+    const S k[1][5] = {{mean, scale, shift, storage.factors[0], storage.factors[1]}};
     T* const dx = static_cast<T*>(call.dx);
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
@@ -202,7 +212,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS
       store<T, V>(dx + slice.part.offset(call.at, slice.unit(item)), out[0]);
     }
   }
-  if (call.dweight != nullptr && thread_of_block() == 0 && slice.rank == 0) {
+  if (call.dweight != nullptr && thread == 0 && slice.rank == 0) {
     static_cast<S*>(call.dweight)[c] = static_cast<S>(dweight);
     static_cast<S*>(call.dbias)[c] = static_cast<S>(dbias);
   }
