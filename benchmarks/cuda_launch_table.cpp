@@ -36,9 +36,8 @@ void print(const Layer& layer, int64_t batch, int64_t element_bytes, bool channe
   printf("\"channels_last\": %s, \"on_chip\": %s, \"blocks\": %u, \"threads\": [%u, %u], ",
          channels_last ? "true" : "false", on_chip ? "true" : "false", recipe.blocks,
          recipe.threads.x, recipe.threads.y);
-  printf("\"cluster\": %d, \"chunks\": %d, \"groups\": %d, \"units_of_block\": %d, ",
-         recipe.cluster, plan.at.chunks, plan.at.group_chunks > 1 ? plan.at.groups : 0,
-         static_cast<int>(plan.at.units_per_block));
+  printf("\"cluster\": %d, \"chunks\": %d, \"groups\": %d, ", recipe.cluster, plan.at.chunks,
+         plan.at.group_chunks > 1 ? plan.at.groups : 0);
   printf("\"multiprocessors\": %d, \"resident\": [%d, %d]}\n", hopper.multiprocessors, resident(1),
          resident(2));
 }

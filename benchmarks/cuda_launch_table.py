@@ -3,7 +3,7 @@
 Usage::
 
     python benchmarks/cuda_launch_table.py           # print the table
-    python benchmarks/cuda_launch_table.py --write   # put it into csrc/cuda/batch_norm_act/README.md
+    python benchmarks/cuda_launch_table.py --write   # put it into the kernels' README.md
 
 The launches are those of ``launch_config.h`` itself, which a C++ compiler makes a program of. The
 share of a copy's bandwidth is a prediction from the constants below; nothing here was measured.

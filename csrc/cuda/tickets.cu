@@ -5,7 +5,7 @@
 // filled before a launch, not even the first, and nothing is allocated: a tensor that outlives its
 // call in a CUDA graph's memory is an error to torch.compile. Kernels that may run at the same time
 // must not share them: each stream has a range of its own, and so has each stream of each graph
-// that is captured, which may be replayed on any other.
+// that is captured, which may be replayed on any other. Ranges are never given back.
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -16,18 +16,23 @@
 namespace ganfast {
 namespace {
 
-constexpr int64_t range_tickets = 1024, ranges = 512;
-__device__ unsigned ticket_memory[ranges * range_tickets];
+constexpr int64_t all_tickets = int64_t{1} << 19, least_range = 64, most_range = 1 << 14;
+__device__ unsigned ticket_memory[all_tickets];
+
+struct Range {
+  int64_t first = 0, count = 0;
+};
 
 struct DeviceTickets {
   unsigned* memory = nullptr;
-  std::map<std::tuple<unsigned long long, unsigned long long>, int64_t> range_of;
+  int64_t used = 0;
+  std::map<std::tuple<unsigned long long, unsigned long long>, Range> range_of;
 };
 
 }  // namespace
 
 unsigned* lent_tickets(int device, cudaStream_t stream, int64_t count) {
-  if (count > range_tickets) return nullptr;
+  if (count > most_range) return nullptr;
   unsigned long long id = 0, capture = 0;
   cudaStreamCaptureStatus status{};
   C10_CUDA_CHECK(cudaStreamGetId(stream, &id));
@@ -43,12 +48,15 @@ unsigned* lent_tickets(int device, cudaStream_t stream, int64_t count) {
     C10_CUDA_CHECK(cudaGetSymbolAddress(&memory, ticket_memory));
     tickets.memory = static_cast<unsigned*>(memory);
   }
-  const auto next = static_cast<int64_t>(tickets.range_of.size());
-  const auto entry = tickets.range_of.find({id, capture});
-  if (entry != tickets.range_of.end()) return tickets.memory + entry->second * range_tickets;
-  if (next == ranges) return nullptr;
-  tickets.range_of.emplace(std::make_tuple(id, capture), next);
-  return tickets.memory + next * range_tickets;
+  Range& range = tickets.range_of[{id, capture}];
+  if (range.count < count) {
+    int64_t wanted = least_range;
+    while (wanted < count) wanted *= 2;
+    if (tickets.used + wanted > all_tickets) return nullptr;
+    range = {tickets.used, wanted};
+    tickets.used += wanted;
+  }
+  return tickets.memory + range.first;
 }
 
 }  // namespace ganfast
