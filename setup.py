@@ -15,7 +15,7 @@ from packaging.version import Version
 from setuptools import setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
-FAILURES = Path("ganfast/_build_failure.txt")  # read by ganfast/ops/_native.py
+FAILURES = Path("ganfast/_build_failure.txt")  # read by ganfast/ops/extension.py
 MODE = os.environ.get("GANFAST_BUILD", "auto")
 if MODE not in ("auto", "cpu", "cuda", "none"):
     sys.exit(f"GANFAST_BUILD must be auto, cpu, cuda or none, got {MODE!r}")

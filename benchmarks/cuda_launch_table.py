@@ -42,7 +42,7 @@ def launches() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "launches"
         command = [os.environ.get("CXX", "c++"), "-std=c++20", "-w", "-DGANFAST_EMULATE_CUDA"]
-        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+        command += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests/emulator'}"]
         command += ["-isystem", str(Path(torch.__file__).parent / "include")]
         command += [str(ROOT / "benchmarks" / "cuda_launch_table.cpp"), "-o", str(program)]
         subprocess.run(command, check=True)

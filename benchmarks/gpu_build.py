@@ -70,8 +70,9 @@ def why_not_usable() -> str:
         if build_id() not in path.read_bytes():
             return f"{library} was made from other sources or for another torch"
     code = (
-        "from ganfast.ops import _native\n"
-        "print(_native.part('cpu').reason or _native.part('cuda').reason or _native.probe_cuda(0))"
+        "from ganfast.ops import extension\n"
+        "cpu, cuda = extension.part('cpu'), extension.part('cuda')\n"
+        "print(cpu.reason or cuda.reason or extension.probe_cuda(0))"
     )
     command = [sys.executable, "-c", code]
     said = subprocess.run(

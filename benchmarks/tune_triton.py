@@ -1,4 +1,4 @@
-"""Time other numbers for the table in ganfast/ops/batch_norm_act/triton_plan.py, on a GPU.
+"""Time other numbers for the table in ganfast/ops/batch_norm_act/triton_tiling.py, on a GPU.
 
 Usage::
 
@@ -59,10 +59,10 @@ def time_ms(op: str, row: tuple[int, ...], found: list) -> float:
     import triton
 
     from ganfast.ops.batch_norm_act import triton as kernels
-    from ganfast.ops.batch_norm_act import triton_plan
+    from ganfast.ops.batch_norm_act import triton_tiling
 
-    triton_plan.TABLE[op] = triton_plan.Row(*row)
-    triton_plan.plan.cache_clear()
+    triton_tiling.TABLE[op] = triton_tiling.Row(*row)
+    triton_tiling.plan.cache_clear()
     kernels._call.cache_clear()
     logarithms = 0.0
     for function, arguments in found:
@@ -80,7 +80,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("tune_triton: torch sees no GPU", file=sys.stderr)
         return 2
-    from ganfast.ops.batch_norm_act.triton_plan import TABLE
+    from ganfast.ops.batch_norm_act.triton_tiling import TABLE
 
     for op in ("train", "evaluate", "backward", "double_backward"):
         found = calls(getattr(torch, args.dtype), op)

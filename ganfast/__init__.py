@@ -2,8 +2,7 @@
 
 from ganfast import backend, functional, nn
 from ganfast._version import __version__
-from ganfast.fusion import FusionReport, fuse, unfuse
-from ganfast.synchronisation import convert_sync_batchnorm
+from ganfast.fusion import FusionReport, convert_sync_batchnorm, fuse, unfuse
 
 __all__ = [
     "FusionReport",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
-from ganfast.ops import _library, _native, _triton
+from ganfast.ops import extension, registry, triton_launch
 
 __all__ = ["BackendChoice", "available", "describe_extension", "explain", "use"]
 
@@ -34,9 +34,9 @@ def available(device: str | torch.device = "cpu") -> tuple[str, ...]:
     """
     kind = torch.device(device).type
     names = ["eager"]
-    if not _triton.why_not(kind):
+    if not triton_launch.why_not(kind):
         names.insert(0, "triton")
-    if any(_own_kernel(op, kind) == "native" for op in _library.eager_kernels):
+    if any(_own_kernel(op, kind) == "native" for op in registry.eager_kernels):
         names.insert(0, "native")
     return tuple(names)
 
@@ -92,20 +92,22 @@ def use(name: str) -> BackendChoice:
     if name not in NAMES:
         raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))}, got {name!r}")
     if name == "native":
-        if not _native.is_loaded():
+        if not extension.is_loaded():
             raise RuntimeError(
-                f"backend 'native' is not available: {_native.part('cpu').reason}. "
-                f"Build it with: {_native.rebuild_command()}"
+                f"backend 'native' is not available: {extension.part('cpu').reason}. "
+                f"Build it with: {extension.rebuild_command()}"
             )
         for choice in reversed(_choices.copy()):
             choice.undo()
         return BackendChoice(name, None, frozenset())
-    kernels, devices = _library.eager_kernels, list(_DISPATCH_KEYS)
+    kernels, devices = registry.eager_kernels, list(_DISPATCH_KEYS)
     if name == "triton":
-        kernels = _library.triton_kernels
-        devices = [device for device in devices if not _triton.why_not(device)]
+        kernels = registry.triton_kernels
+        devices = [device for device in devices if not triton_launch.why_not(device)]
         if not devices:
-            raise RuntimeError(f"backend 'triton' is not available: {_triton.why_not('cuda')}")
+            raise RuntimeError(
+                f"backend 'triton' is not available: {triton_launch.why_not('cuda')}"
+            )
     choice = _put_in_front(name, kernels, devices)
     _choices.append(choice)
     return choice
@@ -114,7 +116,7 @@ def use(name: str) -> BackendChoice:
 def _put_in_front(
     name: str, kernels: dict[str, Callable[..., Any]], devices: list[str]
 ) -> BackendChoice:
-    override = Library(_library.NAMESPACE, "IMPL")
+    override = Library(registry.NAMESPACE, "IMPL")
     with warnings.catch_warnings():  # torch before 2.15 or so warns in spite of allow_override
         warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
         for op, kernel in kernels.items():
@@ -143,7 +145,7 @@ def explain(device: str | torch.device | None = None) -> str:
     else:
         devices = [torch.device(device).type]
     lines = []
-    for op in _library.eager_kernels:
+    for op in registry.eager_kernels:
         lines += [f"{op:39}{kind:6}{_serving(op, kind)}" for kind in devices]
     for kind in devices:
         for name, reason in (("native", _why_not_native(kind)), ("triton", _why_not_triton(kind))):
@@ -156,15 +158,15 @@ def describe_extension() -> list[str]:
     """Return one line for each part of the C++/CUDA extension: what it is, or how to get it."""
     lines = []
     for name, title in (("cpu", "CPU part"), ("cuda", "CUDA part")):
-        part = _native.part(name)
+        part = extension.part(name)
         if part.description is not None:
             lines.append(f"{title}: {part.description}")
         else:
             lines.append(f"{title}: missing: {part.reason}")
-    if not _native.is_loaded("cpu") or (torch.version.cuda and not _native.is_loaded("cuda")):
-        lines.append(f"build what is missing with: {_native.rebuild_command()}")
-    if _native.is_loaded("cuda") and torch.cuda.is_available():
-        reason = _native.probe_cuda(torch.cuda.current_device())
+    if not extension.is_loaded("cpu") or (torch.version.cuda and not extension.is_loaded("cuda")):
+        lines.append(f"build what is missing with: {extension.rebuild_command()}")
+    if extension.is_loaded("cuda") and torch.cuda.is_available():
+        reason = extension.probe_cuda(torch.cuda.current_device())
         lines.append(f"CUDA part on this GPU: {reason or 'its kernels run'}")
     return lines
 
@@ -178,7 +180,7 @@ def _serving(op: str, device: str) -> str:
 
 def _own_kernel(op: str, device: str) -> str:
     """Return the backend that serves an op where nobody has chosen."""
-    if device == "cuda" and op in _library.filled_by_triton:
+    if device == "cuda" and op in registry.filled_by_triton:
         return "triton"
     key = _DISPATCH_KEYS.get(device)
     return "native" if key is not None and op in _native_kernels[key] else "eager"
@@ -189,9 +191,9 @@ def _why_not_native(device: str) -> str:
         return f"ganfast.backend.use({_choices[-1].name!r}) is in force"
     if device not in _DISPATCH_KEYS:
         return f"there are none for the device type {device!r}"
-    part = _native.part(device)
+    part = extension.part(device)
     if part.reason:
-        return f"{part.reason}; build them with: {_native.rebuild_command()}"
+        return f"{part.reason}; build them with: {extension.rebuild_command()}"
     if "native" not in available(device):
         return f"there are none for {device} in this version"
     return ""
@@ -203,10 +205,10 @@ def _why_not_triton(device: str) -> str:
         return ""
     if _choices:
         return "" if _choices[-1].name == "triton" else _why_not_native(device)
-    return _triton.why_not(device)
+    return triton_launch.why_not(device)
 
 
 _native_kernels = {
-    key: {op for op in _library.eager_kernels if _library.has_kernel(op, key)}
+    key: {op for op in registry.eager_kernels if registry.has_kernel(op, key)}
     for key in _DISPATCH_KEYS.values()
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activation import ACTIVATIONS, check_activation, check_order
+from ganfast.activations import ACTIVATIONS, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 

@@ -1,4 +1,4 @@
-// The activations a kernel can fuse: the C++ form of ganfast/activation.py, for CPU and CUDA code.
+// The activations a kernel can fuse: the C++ form of ganfast/activations.py, for CPU and CUDA code.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,4 +1,4 @@
-// What the CPU part of the extension says of itself; ganfast/ops/_native.py asks.
+// What the CPU part of the extension says of itself; ganfast/ops/extension.py asks.
 #include <torch/headeronly/version.h>
 
 #include "cpu/instruction_set.h"

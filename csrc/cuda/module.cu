@@ -1,4 +1,4 @@
-// What the CUDA part of the extension says of itself and of a device; ganfast/ops/_native.py asks.
+// What the CUDA part of the extension says of itself and of a device; ganfast/ops/extension.py asks.
 #include <cuda_runtime.h>
 #include <torch/headeronly/version.h>
 

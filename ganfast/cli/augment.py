@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ganfast.applications.augmentation import (
+from ganfast.applications.augment import (
     AugmentOptions,
     GeneratorOptions,
     SeedResult,

@@ -17,10 +17,10 @@ from ganfast.bench.case import PASSES
 from ganfast.bench.peers import PEERS, why_missing
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean
-from ganfast.bench.verify import DTYPES
 from ganfast.cli.errors import CommandError, opened
 from ganfast.cli.options import positive, shape
 from ganfast.training import keep_freed_memory
+from ganfast.verify.runner import DTYPES
 
 __all__ = ["add_parser", "run"]
 

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ganfast.applications import editing
+from ganfast.applications import edit as editing
 from ganfast.cli.errors import CommandError, require
 from ganfast.cli.options import positive, seed
 from ganfast.cli.processes import own_device

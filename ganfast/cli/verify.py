@@ -14,11 +14,11 @@ from contextlib import nullcontext
 import torch
 
 from ganfast import backend
-from ganfast.bench import Row, fingerprint, verify, verify_model
-from ganfast.bench.verify import DTYPES
 from ganfast.cli.errors import CommandError, opened
 from ganfast.cli.options import shape
 from ganfast.fusion import fuse
+from ganfast.machine import fingerprint
+from ganfast.verify import DTYPES, Row, verify, verify_model
 
 __all__ = ["add_parser", "run"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ganfast.activation import ACTIVATIONS, check_activation, check_order
+from ganfast.activations import ACTIVATIONS, check_activation, check_order
 from ganfast.ops import batch_norm_act as _op
 
 __all__ = ["batch_norm_act"]

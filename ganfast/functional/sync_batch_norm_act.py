@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ganfast.activation import ACTIVATIONS
+from ganfast.activations import ACTIVATIONS
 from ganfast.ops import batch_norm_act as _op
 
 __all__ = ["sync_batch_norm_act"]

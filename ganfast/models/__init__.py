@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ganfast.fusion.unfused import stock
 from ganfast.models._gan import GAN
 from ganfast.models.acgan import ConditionalGAN, acgan
 from ganfast.models.dcgan import dcgan
@@ -10,7 +11,6 @@ from ganfast.models.keras_dcgan import keras_dcgan
 from ganfast.models.latents import slerp
 from ganfast.models.mlp_gan import mlp_gan
 from ganfast.models.sgan import SemiSupervisedGAN, sgan
-from ganfast.models.stock import stock
 
 __all__ = [
     "BUILDERS",

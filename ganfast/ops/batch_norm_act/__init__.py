@@ -46,8 +46,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.ops import _library
-from ganfast.ops.batch_norm_act import eager
+from ganfast.ops import registry
+from ganfast.ops.batch_norm_act import reference
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 
 
@@ -128,38 +128,38 @@ def _fake_double_backward(
     )
 
 
-train = _library.define(
+train = registry.define(
     "batch_norm_act_train(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean,"
     " Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, float? momentum, float eps,"
     " str? activation, float negative_slope, str order, int splits) -> (Tensor y, Tensor stats)",
-    eager=eager.train,
+    eager=reference.train,
     fake=_fake_train,
     triton="ganfast.ops.batch_norm_act.triton:train",
 )
 # Evaluation is an op of its own because it changes nothing: an exported or compiled model then
 # carries no writes to its buffers.
-evaluate = _library.define(
+evaluate = registry.define(
     "batch_norm_act_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor running_mean,"
     " Tensor running_var, float eps, str? activation, float negative_slope, str order)"
     " -> (Tensor y, Tensor stats)",
-    eager=eager.evaluate,
+    eager=reference.evaluate,
     fake=_fake_eval,
     triton="ganfast.ops.batch_norm_act.triton:evaluate",
 )
 # Gradients that nobody asked for come back with no elements.
-backward = _library.define(
+backward = registry.define(
     "batch_norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor stats, float eps,"
     " bool training, str? activation, float negative_slope, str order, bool need_dx,"
     " bool need_affine) -> (Tensor dx, Tensor dweight, Tensor dbias)",
-    eager=eager.backward,
+    eager=reference.backward,
     fake=_fake_backward,
     triton="ganfast.ops.batch_norm_act.triton:backward",
 )
-double_backward = _library.define(
+double_backward = registry.define(
     "batch_norm_act_double_backward(Tensor? ddx, Tensor? ddweight, Tensor? ddbias, Tensor dy,"
     " Tensor x, Tensor? weight, Tensor stats, float eps, bool training, str? activation,"
     " float negative_slope, str order) -> (Tensor d_dy, Tensor d_x, Tensor d_weight)",
-    eager=eager.double_backward,
+    eager=reference.double_backward,
     fake=_fake_double_backward,
     triton="ganfast.ops.batch_norm_act.triton:double_backward",
 )
@@ -268,11 +268,13 @@ def _eval_autograd(
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    _library.register_autograd(
+    registry.register_autograd(
         "batch_norm_act_double_backward",
-        _library.differentiable_by(eager.double_backward_differentiable, otherwise=double_backward),
+        registry.differentiable_by(
+            reference.double_backward_differentiable, otherwise=double_backward
+        ),
     )
     if python_autograd:
-        _library.register_autograd("batch_norm_act_train", _train_autograd)
-        _library.register_autograd("batch_norm_act_eval", _eval_autograd)
-        _library.register_autograd("batch_norm_act_backward", _Backward.apply)
+        registry.register_autograd("batch_norm_act_train", _train_autograd)
+        registry.register_autograd("batch_norm_act_eval", _eval_autograd)
+        registry.register_autograd("batch_norm_act_backward", _Backward.apply)

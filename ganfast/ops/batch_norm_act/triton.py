@@ -15,12 +15,12 @@ import triton.language as tl
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.ops._triton import dense, launch
-from ganfast.ops.batch_norm_act import triton_backward_kernels as backward_kernels
-from ganfast.ops.batch_norm_act import triton_double_backward_kernels as double_backward_kernels
-from ganfast.ops.batch_norm_act import triton_kernels as kernels
+from ganfast.ops.batch_norm_act import triton_backward as backward_kernels
+from ganfast.ops.batch_norm_act import triton_double_backward as double_backward_kernels
+from ganfast.ops.batch_norm_act import triton_forward as forward_kernels
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
-from ganfast.ops.batch_norm_act.triton_plan import Plan, plan
+from ganfast.ops.batch_norm_act.triton_tiling import Plan, plan
+from ganfast.ops.triton_launch import dense, launch
 
 
 class _Call(NamedTuple):
@@ -127,18 +127,18 @@ def train(
     numbers = (0.0 if momentum is None else momentum, eps, negative_slope)
     if call.plan.on_chip:
         launch(
-            kernels.train_on_chip, (call.blocks,), x,
+            forward_kernels.train_on_chip, (call.blocks,), x,
             x, y, *vectors, stats, *call.sizes, *numbers, **call.constants,
         )  # fmt: skip
     else:
         partial = call.partial(stats, 2)
         launch(
-            kernels.train_partial, call.grid, x,
+            forward_kernels.train_partial, call.grid, x,
             x, num_batches_tracked, partial, *call.parted_sizes, negative_slope,
             ACC=tl.float64 if x.dtype == torch.float64 else tl.float32, **call.constants,
         )  # fmt: skip
         launch(
-            kernels.train_apply, call.grid, x,
+            forward_kernels.train_apply, call.grid, x,
             x, y, *vectors, stats, partial, *call.parted_sizes, *numbers,
             CUMULATIVE=cumulative and running_mean is not None, **call.merging(),
         )  # fmt: skip
@@ -172,7 +172,7 @@ def evaluate(
     stats = x.new_empty((1, 4, x.shape[1]), dtype=accumulation_dtype(x))
     N = call.N if x.numel() else 0
     launch(
-        kernels.evaluate, call.grid, x,
+        forward_kernels.evaluate, call.grid, x,
         x, y, dense(weight), dense(bias), dense(running_mean), dense(running_var), stats,
         N, call.C, call.plan.tiles, eps, negative_slope, **call.constants,
     )  # fmt: skip

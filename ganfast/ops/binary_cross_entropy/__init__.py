@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.ops import _library
+from ganfast.ops import registry
 from ganfast.ops.binary_cross_entropy import eager
 
 
@@ -71,21 +71,21 @@ def _fake_target_backward(
 
 
 # target and the weights have x's shape; label stands for target where there is none.
-forward = _library.define(
+forward = registry.define(
     "binary_cross_entropy(Tensor x, Tensor? target, float label, Tensor? weight,"
     " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.forward,
     fake=_fake,
     triton="ganfast.ops.binary_cross_entropy.triton:forward",
 )
-backward = _library.define(
+backward = registry.define(
     "binary_cross_entropy_backward(Tensor dy, Tensor x, Tensor? target, float label,"
     " Tensor? weight, Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.backward,
     fake=_fake_backward,
     triton="ganfast.ops.binary_cross_entropy.triton:backward",
 )
-target_backward = _library.define(
+target_backward = registry.define(
     "binary_cross_entropy_target_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight,"
     " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.target_backward,
@@ -125,13 +125,13 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    _library.register_autograd(
+    registry.register_autograd(
         "binary_cross_entropy_backward",
-        _library.differentiable_by(eager.backward, otherwise=backward),
+        registry.differentiable_by(eager.backward, otherwise=backward),
     )
-    _library.register_autograd(
+    registry.register_autograd(
         "binary_cross_entropy_target_backward",
-        _library.differentiable_by(eager.target_backward, otherwise=target_backward),
+        registry.differentiable_by(eager.target_backward, otherwise=target_backward),
     )
     if python_autograd:
-        _library.register_autograd("binary_cross_entropy", _Forward.apply)
+        registry.register_autograd("binary_cross_entropy", _Forward.apply)

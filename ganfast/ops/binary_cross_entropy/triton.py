@@ -14,8 +14,8 @@ import triton
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.ops._triton import launch
 from ganfast.ops.binary_cross_entropy import triton_kernels as kernels
+from ganfast.ops.triton_launch import launch
 from ganfast.ops.triton_losses import score_constants, score_parts
 
 

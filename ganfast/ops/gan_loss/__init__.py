@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.ops import _library
+from ganfast.ops import registry
 from ganfast.ops.gan_loss import eager
 
 
@@ -70,7 +70,7 @@ def _fake_backward(
     return dreal, dfake
 
 
-forward = _library.define(
+forward = registry.define(
     "gan_loss(Tensor real, Tensor? fake, str kind, float real_label, float fake_label, int splits)"
     " -> (Tensor loss, Tensor real_score, Tensor fake_score)",
     eager=eager.forward,
@@ -78,7 +78,7 @@ forward = _library.define(
     triton="ganfast.ops.gan_loss.triton:forward",
 )
 # Gradients that nobody asked for come back with no elements.
-backward = _library.define(
+backward = registry.define(
     "gan_loss_backward(Tensor dloss, Tensor real, Tensor? fake, str kind, float real_label,"
     " float fake_label, int splits, bool need_real, bool need_fake)"
     " -> (Tensor dreal, Tensor dfake)",
@@ -115,8 +115,8 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    _library.register_autograd(
-        "gan_loss_backward", _library.differentiable_by(eager.backward, otherwise=backward)
+    registry.register_autograd(
+        "gan_loss_backward", registry.differentiable_by(eager.backward, otherwise=backward)
     )
     if python_autograd:
-        _library.register_autograd("gan_loss", _Forward.apply)
+        registry.register_autograd("gan_loss", _Forward.apply)

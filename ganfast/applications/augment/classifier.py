@@ -1,0 +1,108 @@
+"""A small convolutional classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ganfast.applications.augment.shifts import shifted
+from ganfast.nn import BatchNorm2d
+from ganfast.training.batches import as_float
+
+__all__ = ["Classifier", "accuracy", "train_classifier"]
+
+BATCH = 500  # images judged at once
+
+
+class Classifier(nn.Module):
+    """Map images ``[N, channels, size, size]`` to logits ``[N, classes]``.
+
+    Three times a convolution, normalisation with ReLU in one kernel, and pooling.
+    """
+
+    def __init__(self, image_size: int, channels: int, classes: int, width: int = 16) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        features = channels
+        for wider in (width, 2 * width, 4 * width):
+            layers += [
+                nn.Conv2d(features, wider, 3, padding=1, bias=False),
+                BatchNorm2d(wider, activation="relu"),
+                nn.MaxPool2d(2),
+            ]
+            features = wider
+        self.features = nn.Sequential(*layers)
+        self.last = nn.Linear(features * (image_size // 8) ** 2, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.features(images).flatten(1))
+        return logits
+
+
+def train_classifier(
+    sources: list[tuple[Tensor, Tensor]],
+    classes: int,
+    *,
+    updates: int,
+    batch_size: int,
+    seed: int,
+    learning_rate: float = 1e-3,
+    shift: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> Classifier:
+    """Train a classifier on batches to which each source gives the same share.
+
+    Args:
+        sources: images uint8 ``[N, C, size, size]`` and labels ``[N]`` of each.
+        classes: number of classes.
+        updates: of Adam, whose learning rate falls to 0 along half a cosine.
+        batch_size: images an update, drawn with replacement.
+        seed: of the first weights and the batches.
+        learning_rate: at the start.
+        shift: how far images are moved at random, as a share of their side; 0 for not at all.
+        device: where to train.
+
+    Returns:
+        The classifier after the last update, in evaluation mode.
+
+    Example:
+        >>> import torch
+        >>> from ganfast.applications.augment import accuracy, train_classifier
+        >>> images = torch.tensor([0, 255], dtype=torch.uint8).repeat(8)
+        >>> images = images[:, None, None, None].expand(-1, 1, 16, 16)
+        >>> labels = torch.arange(16) % 2
+        >>> trained = train_classifier([(images, labels)], 2, updates=9, batch_size=8, seed=0)
+        >>> trained(torch.zeros(3, 1, 16, 16)).shape
+        torch.Size([3, 2])
+    """
+    channels, size, _ = sources[0][0].shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Classifier(size, channels, classes).to(device)
+    rng = torch.Generator().manual_seed(seed)
+    adam = torch.optim.Adam(model.parameters(), learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
+    share = batch_size // len(sources)
+    for _ in range(updates):
+        chosen = [torch.randint(len(x), (share,), generator=rng) for x, _ in sources]
+        pairs = list(zip(sources, chosen, strict=True))
+        images = as_float(torch.cat([x[index] for (x, _), index in pairs])).to(device)
+        labels = torch.cat([y[index] for (_, y), index in pairs]).to(device)
+        if shift:
+            images = shifted(images, shift, rng)
+        adam.zero_grad()
+        functional.cross_entropy(model(images), labels).backward()
+        adam.step()
+        schedule.step()
+    return model.eval()
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is named."""
+    device = next(model.parameters()).device
+    right = 0
+    with torch.no_grad():
+        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            right += int((model(as_float(x).to(device)).argmax(1).cpu() == y).sum())
+    return right / len(labels)

@@ -1,0 +1,275 @@
+"""The torch.compile backend "ganfast": pairs found by data flow, then another backend's work.
+
+Dynamo shows every spelling of a layer as a call of a function or method, so a pair is a BatchNorm
+whose output has one reader, an activation, wherever both stand in the model's code.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import GraphModule, Node
+
+from ganfast import functional
+from ganfast.fusion import FusedLayer, FusionReport
+from ganfast.ops import batch_norm_act
+
+__all__ = ["compile_fused", "fuse_graph"]
+
+log = logging.getLogger(__name__)
+
+_NN = torch._C._nn
+_NORMS: dict[Any, tuple[str, ...]] = {
+    # Function: the order of its arguments.
+    F.batch_norm: (
+        "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+    ),
+    torch.batch_norm: (
+        "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps",
+        "cudnn_enabled",
+    ),
+}  # fmt: skip
+_NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
+_ACTIVATIONS: dict[Any, str] = {
+    # Function or name of a method; F.relu_ and F.leaky_relu_ are two of these.
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
+    **dict.fromkeys((F.leaky_relu, _NN.leaky_relu, _NN.leaky_relu_), "leaky_relu"),
+}
+_BCE, _BCE_WITH_LOGITS = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
+_LOSSES: dict[Any, Callable[..., Any]] = {
+    _BCE: functional.binary_cross_entropy,
+    _BCE_WITH_LOGITS: functional.binary_cross_entropy_with_logits,
+}
+_LOSS_ARGUMENTS = (
+    "input", "target", "weight", "size_average", "reduce", "reduction", "pos_weight",
+)  # fmt: skip
+_SIGMOIDS = (torch.sigmoid, F.sigmoid, torch.special.expit, "sigmoid")
+_VIEWS = (
+    "view", "reshape", "flatten", "squeeze", "unsqueeze",
+    torch.reshape, torch.flatten, torch.squeeze, torch.unsqueeze,
+)  # fmt: skip
+
+
+def compile_fused(
+    graph_module: GraphModule,
+    example_inputs: list[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    **named: Any,
+) -> Callable[..., Any]:
+    """Fuse what a captured graph holds and hand it to another backend of torch.compile.
+
+    ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
+    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
+    level INFO says what was fused and why the rest stays.
+
+    Args:
+        graph_module: what Dynamo captured.
+        example_inputs: its inputs.
+        options: "inner" is the backend that compiles the result: a name or a callable, "inductor"
+            where it is not given. All others are the inner backend's own.
+        mode: the inner backend's.
+        named: what else torch.compile gives to a backend, for the inner one.
+
+    Raises:
+        torch._dynamo.exc.InvalidBackend: no backend has the inner one's name.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU())
+        >>> compiled = torch.compile(model, backend=compile_fused, options={"inner": "eager"})
+        >>> compiled(torch.randn(4, 3)).shape
+        torch.Size([4, 3])
+    """
+    options = dict(options or {})
+    inner = options.pop("inner", "inductor")
+    report = fuse_graph(graph_module)
+    stays = "; ".join(f"{name}: {reason}" for name, reason in report.skipped)
+    log.info(
+        "%d pair(s) and %d loss(es) fused, %d left%s",
+        len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
+    )  # fmt: skip
+    if inner == "inductor":
+        from torch import _inductor
+
+        options = {**_inductor.list_mode_options(mode), **options} if mode else options
+        compiled: Callable[..., Any] = _inductor.compile(graph_module, example_inputs, options)
+        return compiled
+    named |= {name: value for name, value in (("options", options), ("mode", mode)) if value}
+    compiled = torch._dynamo.lookup_backend(inner)(graph_module, example_inputs, **named)
+    return compiled
+
+
+def fuse_graph(graph_module: GraphModule) -> FusionReport:
+    """Put the fused ops into a graph as Dynamo captures it, in place.
+
+    A batch_norm whose output is read by one relu or leaky_relu alone, in place or not, becomes one
+    op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
+    not, becomes the one with logits. Values and gradients are the same there up to rounding, except
+    where the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
+    the form with logits is exact.
+
+    Returns:
+        What was fused and what stays, with the reason.
+    """
+    graph = graph_module.graph
+    report = FusionReport()
+    nested = any("_increment_nesting" in _target_name(node) for node in graph.nodes)
+    for node in list(graph.nodes):
+        name = _layer_name(node)
+        if _called(node) in _NORMS:
+            found = "inside torch.func" if nested else _find_activation(node)
+            if isinstance(found, str):
+                report.skipped.append((name, found))
+            else:
+                report.fused.append(_fuse_pair(name, node, *found))
+        elif _called(node) in _LOSSES:
+            if nested:
+                report.skipped.append((name, "inside torch.func"))
+            else:
+                report.losses.append((name, _fuse_loss(node)))
+    graph.lint()
+    graph_module.recompile()
+    return report
+
+
+def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
+    """Return the only reader of a BatchNorm, its name and slope, or why there is none to fuse."""
+    given = _norm_arguments(norm)
+    if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
+        return "training, momentum or eps is not a constant"
+    if not given["training"] and None in (given["running_mean"], given["running_var"]):
+        return "evaluation without running statistics"
+    readers = list(norm.users)
+    if len(readers) != 1:
+        return f"read by {len(readers)} operations"
+    activation = readers[0]
+    if activation.op == "output":
+        return "its output leaves the graph"
+    if activation.target not in _ACTIVATIONS:
+        return f"followed by {_target_name(activation)}"
+    kind = _ACTIVATIONS[activation.target]
+    slope = 0.01
+    if kind == "leaky_relu":
+        slope = _arguments(activation, "input", "negative_slope").get("negative_slope", slope)
+    if not _are_numbers(slope) or not 0 <= slope < math.inf:
+        return f"negative_slope must be a finite number from 0 up, got {slope}"
+    return activation, kind, float(slope)
+
+
+def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float) -> FusedLayer:
+    """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
+    given = _norm_arguments(norm)
+    x, weight, bias = given["input"], given["weight"], given["bias"]
+    buffers = (given["running_mean"], given["running_var"])
+    fused = (given["eps"], kind, slope, "norm_act")
+    graph = norm.graph
+    with graph.inserting_before(norm):
+        if given["training"]:
+            # The counter is raised by a node of its own.
+            arguments = (x, weight, bias, *buffers, None, given["momentum"], *fused, 1)
+            op = graph.call_function(batch_norm_act.train, arguments)
+        else:
+            op = graph.call_function(batch_norm_act.evaluate, (x, weight, bias, *buffers, *fused))
+        y = graph.call_function(operator.getitem, (op, 0))
+    y.meta = dict(activation.meta)
+    activation.replace_all_uses_with(y)
+    graph.erase_node(activation)
+    graph.erase_node(norm)
+    channels = x.meta["example_value"].shape[1]
+    return FusedLayer(name, channels, kind, slope, "norm_act")
+
+
+def _fuse_loss(loss: Node) -> str:
+    """Call ganfast's loss, on logits where a sigmoid made the probabilities; say what it was."""
+    graph = loss.graph
+    given = _arguments(loss, *_LOSS_ARGUMENTS)
+    function = _LOSSES[loss.target]
+    chain = _sigmoid_and_views(loss, given["input"]) if loss.target is _BCE else []
+    with graph.inserting_before(loss):
+        if chain:
+            function = functional.binary_cross_entropy_with_logits
+            logits = chain[-1].args[0]
+            for view in reversed(chain[:-1]):
+                arguments = (logits, *view.args[1:])
+                logits = graph.create_node(view.op, view.target, arguments, view.kwargs)
+                logits.meta = dict(view.meta)
+            given["input"] = logits
+        new = graph.call_function(function, (), given)
+    new.meta = dict(loss.meta)
+    loss.replace_all_uses_with(new)
+    graph.erase_node(loss)
+    for node in chain:
+        if not node.users:
+            graph.erase_node(node)
+    return f"sigmoid and {_target_name(loss)}" if chain else _target_name(loss)
+
+
+def _sigmoid_and_views(loss: Node, probabilities: Any) -> list[Node]:
+    """Return the nodes that lead from logits to a loss, last first; none where they must stay."""
+    chain: list[Any] = []
+    node: Any = probabilities
+    while isinstance(node, Node) and _called(node) in (*_VIEWS, *_SIGMOIDS):
+        chain.append(node)
+        if _called(node) in _SIGMOIDS:
+            break
+        node = node.args[0] if node.args else None
+    else:
+        return []
+    (logits,) = node.args if len(node.args) == 1 and not node.kwargs else (None,)
+    if not isinstance(logits, Node) or _dtype(node) != _dtype(logits):
+        return []
+    # The logits are read later than before: nobody may write to them, nor to the probabilities.
+    tensors = {_storage(n) for n in (*chain, logits)}
+    between = node.next
+    while between is not loss:
+        if between not in chain and tensors & {_storage(n) for n in between.all_input_nodes}:
+            return []
+        between = between.next
+    return chain
+
+
+def _norm_arguments(norm: Node) -> dict[str, Any]:
+    return {**_NORM_DEFAULTS, **_arguments(norm, *_NORMS[norm.target])}
+
+
+def _arguments(node: Node, *names: str) -> dict[str, Any]:
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _called(node: Node) -> Any:
+    return node.target if node.op in ("call_function", "call_method") else None
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, (int, float)) for value in values)
+
+
+def _dtype(node: Node) -> torch.dtype:
+    dtype: torch.dtype = node.meta["example_value"].dtype
+    return dtype
+
+
+def _storage(node: Node) -> int | None:
+    """Return what tells whether two tensors share memory; Dynamo's fake tensors share it too."""
+    value = node.meta.get("example_value")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def _layer_name(node: Node) -> str:
+    """Return the path of the layer whose code a node comes from, or the node's own name."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = re.sub(r"^[LG]\['\w+'\]\.?", "", stack[-1][0]) if stack else ""
+    return path or str(node.name)
+
+
+def _target_name(node: Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
