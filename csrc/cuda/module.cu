@@ -1,4 +1,5 @@
-// What the CUDA part of the extension says of itself and of a device; ganfast/ops/extension.py asks.
+// What the CUDA part of the extension says of itself and of a device; ganfast/ops/extension.py
+// asks.
 #include <cuda_runtime.h>
 #include <torch/headeronly/version.h>
 
