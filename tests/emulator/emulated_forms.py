@@ -141,7 +141,9 @@ FEW_SLOTS = "on_chip=0 multiprocessors=3 least_items=1 threads=32"
 """Fewer slots for blocks than chunks would be worth."""
 
 
-@pytest.mark.parametrize("text", [FEW_SLOTS, f"{FEW_SLOTS} finish_items=0"], ids=["all", "groups"])
+@pytest.mark.parametrize(
+    "text", [FEW_SLOTS, f"{FEW_SLOTS} finish_items=0", CLUSTER], ids=["chunks", "groups", "on chip"]
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", [(12, 3, 16, 16), (600, 7)], ids=str)
 def test_splits_are_the_bits_of_separate_calls(text, shape, channels_last):
@@ -162,7 +164,6 @@ def assert_same_bits(some, others):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("form", chosen(TWO_KERNELS), indirect=True)
 def test_bits_do_not_depend_on_which_block_is_last(monkeypatch, form, dtype, channels_last):
     results = []
     for order in ("forwards", "backwards", "shuffled", "shuffled"):

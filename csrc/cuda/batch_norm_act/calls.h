@@ -29,7 +29,8 @@ struct Geometry {
   Divider units_of_plane;    // NC*
 };
 
-// What the blocks of the first of two kernels leave for one another, and null if it does not run.
+// What the blocks of a kernel leave for one another: of the first of two kernels, or on chip if
+// there are several splits.
 struct Workspace {
   double* partials;  // (splits, chunks, results, C), then (splits, groups, results, C)
   unsigned*

@@ -62,8 +62,8 @@ struct Plan {
     at.units_of_plane = Divider(static_cast<uint32_t>(units_of_plane));
   }
 
-  // On chip: one cluster a channel, of as many blocks as its values need, and of more while
-  // multiprocessors would have nothing to do. False if it does not fit.
+  // On chip: one cluster a channel and split, of as many blocks as its values need, and of more
+  // while multiprocessors would have nothing to do. False if it does not fit.
   bool choose_on_chip() {
     const bool has_clusters = facts.has_clusters && settings.clusters != 0;
     const int most_cluster = has_clusters ? settings.most_cluster : 1;
@@ -86,14 +86,14 @@ struct Plan {
     recipe.many_items = divide_up(at.units_per_block, threads) > few_items;
     recipe.cluster = cluster;
     recipe.threads = dim3(threads);
-    recipe.blocks = static_cast<unsigned>(at.channels * cluster);
+    recipe.blocks = static_cast<unsigned>(at.channels * cluster * at.splits);
     at.chunks = at.groups = at.group_chunks = 1;
     at.channel_blocks = static_cast<int>(at.channels);
     return true;
   }
 
-  // In two kernels. The number of splits is not asked for, so that their bits are those of
-  // separate calls.
+  // In two kernels. Neither form's sums depend on the number of splits, so that their bits are
+  // those of separate calls.
   void choose_two_kernels() {
     int threads_x = settings.threads, block_channels = 1;
     if (recipe.channels_last) {
@@ -122,7 +122,7 @@ struct Plan {
     recipe.blocks = static_cast<unsigned>(int64_t{at.splits} * at.chunks * at.channel_blocks);
   }
 
-  // Doubles that the blocks in two kernels leave for one another, and then the second kernel.
+  // Doubles that blocks leave for one another.
   int64_t partials(int64_t results) const {
     const int64_t sums = at.chunks + (at.group_chunks > 1 ? at.groups : 0);
     return at.splits * sums * results * at.channels;

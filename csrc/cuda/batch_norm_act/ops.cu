@@ -168,7 +168,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
     // The average over all batches needs their count before anybody adds to it: two kernels.
     choose_form(plan, x, !call.cumulative, /*backward=*/false);
     std::optional<SharedMemory> shared;
-    if (plan.recipe.form == Form::two_kernels) {
+    if (plan.recipe.form == Form::two_kernels || splits > 1) {
       call.work = shared.emplace(plan, x, device.stream(), 2, 0).workspace();
     }
     call.at = plan.at;
@@ -265,9 +265,10 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
     choose_form(plan, x, training, /*backward=*/true);
     BackwardCall call{};
     std::optional<SharedMemory> shared;
-    if (plan.recipe.form == Form::two_kernels && (training || need_affine)) {
-      call.work = shared.emplace(plan, x, device.stream(), 2, 2).workspace();
-      call.factors = shared->factors.mutable_data_ptr();
+    const bool two_kernels = plan.recipe.form == Form::two_kernels;
+    if (two_kernels ? training || need_affine : need_affine && stats.size(0) > 1) {
+      call.work = shared.emplace(plan, x, device.stream(), 2, two_kernels ? 2 : 0).workspace();
+      if (two_kernels) call.factors = shared->factors.mutable_data_ptr();
     }
     call.at = plan.at;
     call.x = x.const_data_ptr();
