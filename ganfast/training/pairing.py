@@ -1,10 +1,11 @@
-"""Real and generated images in one pass of the discriminator, with the numbers of two passes."""
+"""One pass of the discriminator over real and generated images, with the numbers of two passes."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,37 +13,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganfast.training.processes import Processes
 
-__all__ = ["Pairing"]
+__all__ = ["Pairing", "split", "split_layers"]
 
 PROBED = 4
 """Images of each kind that a probe takes: what depends on the batch shows with few."""
 
 
 class Pairing:
-    """Judge two batches in one pass where that changes no number.
+    """Score two batches in one pass if that changes no number.
 
     ganfast's BatchNorm layers normalise the two halves apart (``splits``). Whether every other
-    layer treats images one by one is found by trying: on the first batch, a float64 copy of the
-    discriminator judges a few images both ways, and unless scores and buffers agree, two passes are
-    made from then on. Dropout, spectral_norm in training and minibatch statistics are found so.
+    layer treats images one by one is tried on the first batch: a float64 copy of the discriminator
+    scores a few images both ways, and unless scores and buffers agree, two passes are made from
+    then on. Dropout, spectral_norm in training and minibatch statistics are found this way.
 
     Args:
         discriminator: maps images to scores.
-        refused: why not to pair at all; None to find out.
+        refused: why the batches are not paired at all; None to try it.
     """
 
     def __init__(self, discriminator: nn.Module, refused: str | None) -> None:
         self.discriminator = discriminator
         self._reason = refused
         self._probed = refused is not None
-        self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
+        self._layers = split_layers(discriminator)
 
     def probe(self, real: Tensor, processes: Processes | None = None) -> None:
-        """Find out, on the first batch, whether the two ways agree, in all processes."""
+        """Try on the first batch whether both ways agree, in all processes."""
         if not self._probed:
             self._probed = True
             self._reason = self._why_not(real)
-            # Else layers that synchronise would meet other layers than their own.
+            # Else synchronised layers would meet the collectives of other layers.
             if (processes or Processes()).any(self._reason is not None):
                 self._reason = self._reason or "another process found that it cannot be done"
 
@@ -54,12 +55,12 @@ class Pairing:
 
     @property
     def possible(self) -> bool:
-        """Whether one pass has the numbers of two, as far as it was tried, and is wanted."""
+        """Whether one pass is wanted and, as far as was tried, has the numbers of two."""
         return self._reason is None
 
     def judge(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the scores of real and of generated images, in this order, from one pass."""
-        with _split(self._layers):
+        """Return the scores of real and generated images, in this order, from one pass."""
+        with split(self._layers, 2):
             scores: Tensor = self.discriminator(torch.cat([real, fake]))
         return scores
 
@@ -82,7 +83,7 @@ class Pairing:
         noise = torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
         devices = [real.device] if real.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            with _split([m for m in one.modules() if hasattr(m, "splits")]):
+            with split(split_layers(one), 2):
                 paired = one(torch.cat([real, noise]))
             apart = torch.cat([two(real), two(noise)])
         found = {"scores": paired, **dict(one.named_buffers())}
@@ -90,13 +91,18 @@ class Pairing:
         return all(torch.allclose(found[name], value) for name, value in expected.items())
 
 
+def split_layers(network: nn.Module) -> list[Any]:
+    """Return ganfast's BatchNorm layers of a network, which can normalise several batches apart."""
+    return [layer for layer in network.modules() if hasattr(layer, "splits")]
+
+
 @contextmanager
-def _split(layers: list[nn.Module]) -> Iterator[None]:
-    """Have layers treat the halves of a batch as they treat a batch."""
+def split(layers: list[Any], batches: int) -> Iterator[None]:
+    """Have layers normalise each of several batches apart, joined to one and of one size."""
     for layer in layers:
-        layer.splits = 2 * int(layer.splits)  # type: ignore[arg-type, assignment]
+        layer.splits *= batches
     try:
         yield
     finally:
         for layer in layers:
-            layer.splits = int(layer.splits) // 2  # type: ignore[arg-type, assignment]
+            layer.splits //= batches
