@@ -34,7 +34,7 @@ ON_CHIP = {
     "cluster of 2": (f"{CLUSTER} most_cluster=2", 2),
     "cluster of 4": (f"{CLUSTER} most_cluster=4", 4),
     "cluster of 8": (f"{CLUSTER} most_cluster=8", 8),
-    "clusters of small blocks": ("preferred_threads=32 wanted_items=8", 2),
+    "clusters of small blocks": (f"{CLUSTER} preferred_threads=32 most_cluster=2", 2),
 }
 MANY = "on_chip=0 least_items=1 fewest_items=1 multiprocessors=1000"
 TWO_KERNELS = {
