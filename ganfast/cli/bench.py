@@ -196,6 +196,8 @@ def _figures(result: Result) -> dict[str, str]:
         figures["images/s"] = f"{1e3 * result.images / median:.0f}"
     if result.peak_bytes:
         figures["peak MB"] = f"{result.peak_bytes['ganfast'] / 1e6:.0f}"
+    if not math.isnan(result.over_floor):
+        figures["/ floor"] = f"{result.over_floor:.2f}"
     if result.kernels:
         figures["kernels"] = str(result.kernels["ganfast"])
     return figures

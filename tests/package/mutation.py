@@ -124,13 +124,18 @@ factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<
 csrc/cuda/batch_norm_act/finish.cuh: cuda
 eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
-splits order | call.at.splits + split + 1 | call.at.splits + 1
+splits order | *call.num_batches_tracked + split + 1 | *call.num_batches_tracked + 1
 mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
 rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
+csrc/cuda/batch_norm_act/partial_sums.cuh: cuda
+merge of chunks | sums[1] += n * distance * distance; | sums[1] += 0;
+last block | atomicInc(ticket, wraps_at) == wraps_at | atomicInc(ticket, wraps_at) == 0
+ticket after a kernel | atomicInc(ticket, wraps_at) | atomicInc(ticket, 2 * wraps_at)
+last group | at.chunks - first < at.group_chunks ? at.chunks - first : at.group_chunks | at.group_chunks
 csrc/cuda/batch_norm_act/two_pass.cuh: cuda
-merge of chunks | n * distance * distance; | 0;
+sums moved to the reference | distance * (2 * sums[v][0] + n * distance) | distance * (n * distance)
 csrc/cuda/batch_norm_act/single_pass.cuh: cuda
-merge of a cluster | told[r][1] + n_r * distance * distance | told[r][1]
+merge of a cluster | mine[1] + n_r * distance * distance | mine[1]
 slice of a cluster | item * part.step + part.thread; | item * part.step;
 csrc/cuda/batch_norm_act/loops.cuh: cuda
 missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
