@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ganfast import functional
 from ganfast.activations import ACTIVATIONS, check_activation, check_order
@@ -66,6 +67,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         self.splits = splits
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
+            return _leaf(self, input)
         self._check_input_dim(input)
         # The dictionaries, because nn.Module's attribute look-up costs more than the arithmetic
         # of a small layer: five look-ups are 4 us, the op's dispatch 3.
@@ -79,8 +82,9 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
             input,
             running_mean,
             running_var,
-            parameters["weight"],
-            parameters["bias"],
+            # Pruned and parametrised ones are attributes, slow to look up.
+            parameters["weight"] if "weight" in parameters else self.weight,  # noqa: SIM401
+            parameters["bias"] if "bias" in parameters else self.bias,  # noqa: SIM401
             training,
             self.momentum,
             self.eps,
@@ -110,6 +114,11 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         self.__dict__.setdefault("negative_slope", 0.01)
         self.__dict__.setdefault("order", "norm_act")
         self.__dict__.setdefault("splits", 1)
+
+
+def _leaf(module: torch.nn.Module, input: Proxy) -> Any:
+    tracer: Any = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):

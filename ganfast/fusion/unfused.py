@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ganfast import nn as fused_nn
+from ganfast.fusion.placeholder import FusedActivation
 
 __all__ = ["stock"]
 
@@ -43,6 +44,8 @@ def stock(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if type(child) in _TORCH_CLASSES:
                 setattr(parent, name, _pair(child))
+            elif isinstance(child, FusedActivation):
+                setattr(parent, name, nn.Identity())
     return copied
 
 
