@@ -70,6 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="continue the run in --out from its newest whole checkpoint, with its options",
     )
     add(
+        "--allow-other-data",
+        action="store_true",
+        default=False,
+        help="with --resume: go on where the images are others than those of the checkpoint",
+    )
+    add(
         "--fidelity",
         action="store_true",
         default=False,
@@ -86,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if "betas" in given:
         given["betas"] = tuple(given["betas"])
     out = Path(args.out)
+    if args.allow_other_data and not args.resume:
+        raise CommandError("--allow-other-data belongs to --resume")
     try:
         if args.fidelity:
             find_inception()  # a missing file must not show after the last step
@@ -97,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             with joined(device) as processes:
                 trainer = _build_trainer(settings, out, device, processes)
                 if state:
-                    trainer.restore(state)
+                    trainer.restore(state, allow_other_data=args.allow_other_data)
                 code = _train(trainer)
                 if args.fidelity and code == 0 and processes.leads:
                     _write_fidelity(trainer, settings)

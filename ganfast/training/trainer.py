@@ -185,6 +185,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._rollbacks = 0
         self._resumed = False
+        self._allow_other_data = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
         # One kernel for all parameters instead of a dozen.
@@ -325,12 +326,14 @@ class Trainer:
             "cuda_rng": cuda_rng,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], *, allow_other_data: bool = False) -> None:
         """Continue from a checkpoint, as ``load_newest`` or ``load_checkpoint`` returns it.
 
         Raises:
-            CheckpointError: if it belongs to other models, other data or a longer run.
+            CheckpointError: if it belongs to other models, a longer run or, unless
+                ``allow_other_data``, other images.
         """
+        self._allow_other_data |= allow_other_data  # for a later rollback too
         if state["step"] > self.options.steps:
             raise CheckpointError(
                 f"the checkpoint is at step {state['step']}, beyond the {self.options.steps} "
@@ -342,7 +345,7 @@ class Trainer:
             self.optimizer_g.load_state_dict(state["optimizer_g"])
             self.optimizer_d.load_state_dict(state["optimizer_d"])
             self.train_step.load_state_dict(state["step_state"])
-            self.batches.load_state_dict(state["batches"])
+            self.batches.load_state_dict(state["batches"], allow_other_data=self._allow_other_data)
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
         self.fixed_noise = state["fixed_noise"].to(self.device)
