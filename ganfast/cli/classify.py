@@ -13,7 +13,7 @@ import torch
 from ganfast.applications.classify import METHODS, Options, Outcome, check, classify
 from ganfast.applications.classify.figures import plot_accuracy, plot_confusion
 from ganfast.applications.records import Record, mean_and_deviation
-from ganfast.cli.errors import in_one_line, require
+from ganfast.cli.errors import output_folder, require
 from ganfast.cli.experiment import Experiment, add_device, add_experiment, each_once
 from ganfast.cli.options import chosen, positive
 
@@ -72,10 +72,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("labels", "method", "seeds"):
         setattr(args, name, each_once(getattr(args, name)))
     options = Options(**chosen(args, Options))
-    with in_one_line(args.out):
-        experiment = Experiment("classify", args)
-        check(experiment.data, args.labels, args.seeds, options)
-        experiment.out.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment("classify", args)
+    check(experiment.data, args.labels, args.seeds, options)
+    with output_folder(experiment.out, "record.json", "confusion.png", "accuracy.png"):
         steps = updates(args, len(experiment.data.train) // options.batch_size)
         outcomes = _outcomes(args, experiment, steps, options)
         table = _table(outcomes)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ganfast import convert_sync_batchnorm, models
-from ganfast.cli.errors import INTERRUPTED, CommandError, in_one_line, require
+from ganfast.cli.errors import INTERRUPTED, CommandError, require, writing_to
 from ganfast.cli.options import chosen
 from ganfast.cli.processes import (
     only_first_prints,
@@ -85,21 +85,20 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if args.allow_other_data and not args.resume:
         raise CommandError("--allow-other-data belongs to --resume")
-    with in_one_line(out):
-        if args.fidelity:
-            find_inception()  # a missing file must show before training
-        with only_first_prints():
-            state = _newest_checkpoint(out) if args.resume else None
-            values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
-            device = own_device(values.get("device"))
-            with joined(device) as processes:
-                trainer = _build_trainer(values, out, device, processes)
-                if state:
-                    trainer.restore(state, allow_other_data=args.allow_other_data)
-                code = _train(trainer)
-                if args.fidelity and code == 0 and processes.leads:
-                    _write_fidelity(trainer)
-                return code
+    if args.fidelity:
+        find_inception()  # a missing file must show before training
+    with only_first_prints():
+        state = _newest_checkpoint(out) if args.resume else None
+        values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
+        device = own_device(values.get("device"))
+        with joined(device) as processes:
+            trainer = _build_trainer(values, out, device, processes)
+            if state:
+                trainer.restore(state, allow_other_data=args.allow_other_data)
+            code = _train(trainer)
+            if args.fidelity and code == 0 and processes.leads:
+                _write_fidelity(trainer)
+            return code
 
 
 def _newest_checkpoint(out: Path) -> dict[str, Any]:
@@ -144,15 +143,16 @@ def _build_trainer(
         for network in (gan.generator, gan.discriminator):
             convert_sync_batchnorm(network)
     try:
-        trainer = Trainer(
-            gan,
-            data,
-            settings,
-            out=out,
-            device=device,
-            configuration={"model": {"name": settings.model, "options": model_options}},
-            processes=processes,
-        )
+        with writing_to(out):
+            trainer = Trainer(
+                gan,
+                data,
+                settings,
+                out=out,
+                device=device,
+                configuration={"model": {"name": settings.model, "options": model_options}},
+                processes=processes,
+            )
     except ValueError as error:
         raise CommandError(str(error)) from error
     if trainer.quality is not None:
@@ -179,7 +179,8 @@ def _write_fidelity(trainer: Trainer) -> None:
     figures = fidelity(real, generated, cuda=trainer.device.type == "cuda")
     counted = {"step": trainer.step, "real": len(real), "generated": len(generated), **figures}
     path = trainer.out / "fidelity.json"
-    path.write_text(json.dumps(counted, indent=1) + "\n")
+    with writing_to(trainer.out):
+        path.write_text(json.dumps(counted, indent=1) + "\n")
     print(f"FID {figures['frechet_inception_distance']:.2f}; see {path}")
 
 
@@ -194,7 +195,7 @@ def _load(settings: Settings) -> ImageData:
 
 
 def _train(trainer: Trainer) -> int:
-    with stop_on_interrupt(trainer), warnings_in_one_line():
+    with writing_to(trainer.out), stop_on_interrupt(trainer), warnings_in_one_line():
         finished = trainer.run()
     if not finished:
         print(

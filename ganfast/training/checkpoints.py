@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ganfast.training.errors import CheckpointError, first_line
+from ganfast.training.output import write_whole
 
 __all__ = ["SUFFIX", "load_checkpoint", "load_newest", "save_checkpoint", "write_checkpoint"]
 
@@ -64,18 +64,7 @@ def write_checkpoint(path: Path, step: int, state: dict[str, Any]) -> None:
         "state": structure,
         "sha256": _digest(structure, tensors),
     }
-    content = save(tensors, metadata)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_whole(path, save(tensors, metadata))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -182,13 +171,3 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("checkpoint-"))
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,13 @@ from ganfast.models import GAN
 from ganfast.training.checkpoints import load_checkpoint, load_newest
 from ganfast.training.errors import CheckpointError
 
-__all__ = ["load_run"]
+__all__ = ["load_run", "run_folder"]
+
+
+def run_folder(path: str | Path) -> Path:
+    """Return the folder of a run that is given by it or by a checkpoint in it."""
+    path = Path(path)
+    return path if path.is_dir() else path.parent
 
 
 def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.options import TrainingOptions
+from ganfast.training.output import locked, set_aside
 from ganfast.training.processes import Processes
 from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
@@ -165,8 +167,12 @@ class Trainer:
 
         Raises:
             DivergenceError: if a loss is not finite and no rollback is left.
-            OSError: if a file cannot be written.
+            OSError: if a file cannot be written, or another process writes to the folder.
         """
+        with locked(self.out) if self.processes.leads else nullcontext():
+            return self._run()
+
+    def _run(self) -> bool:
         if self.options.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         with self.processes.first_before_others():
@@ -322,7 +328,7 @@ class Trainer:
 
     def _begin_files(self) -> None:
         if not self._resumed:
-            self._set_aside_earlier_run()
+            set_aside(self.out, (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN))
         self.journal.begin(self.step)
 
     def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
@@ -344,16 +350,3 @@ class Trainer:
         self.save_samples("samples.png")
         self.journal.plot()
         self.journal.close()
-
-    def _set_aside_earlier_run(self) -> None:
-        patterns = (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN)
-        files = [file for pattern in patterns for file in self.out.glob(pattern)]
-        if not files:
-            return
-        number = 1
-        while (self.out / f"earlier-{number}").exists():
-            number += 1
-        folder = self.out / f"earlier-{number}"
-        folder.mkdir()
-        for file in files:
-            file.rename(folder / file.name)
