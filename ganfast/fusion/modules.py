@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
@@ -31,6 +32,7 @@ _LOSSES: dict[type, type] = {
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
 _ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
+_SCRIPTED = {layer.__name__ for layer in (*_NORMS, *_LOSSES)}
 _SETTINGS = ("activation", "negative_slope", "order", "splits")
 # Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
@@ -128,13 +130,19 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     places = _places(model)
     report = FusionReport()
     for name, module in list(model.named_modules()):
-        if type(module) in _LOSSES:
+        if _ORIGIN in vars(module):
+            report.skipped.append((name, "already fused"))
+        elif type(module) in _LOSSES:
             if reason := _loss_stays(module):
                 report.skipped.append((name, reason))
             else:
                 _convert(module, _LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif isinstance(module, _BatchNorm) and not _has_activation(module):
+        elif isinstance(module, _BatchNorm) and _has_activation(module):
+            report.skipped.append((name, "has an activation"))
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED:
+            report.skipped.append((name, "scripted: fuse before torch.jit.script"))
+        elif isinstance(module, _BatchNorm):
             try:
                 pair = _find_pair(module, places.get(module, []), act_norm)
             except _LeftAloneError as reason:

@@ -127,7 +127,7 @@ def test_fusing_twice_changes_nothing():
     text = repr(model)
     report = fuse(model)
     assert not report.fused
-    assert not report.skipped
+    assert [reason for _, reason in report.skipped] == ["already fused"] * 3
     assert repr(model) == text
     unfuse(model)
     assert repr(model) == repr(dcgan_generator())
@@ -261,8 +261,7 @@ def test_ganfasts_own_layers():
     assert repr(model) == text
     assert model[1].order == "act_norm"
     own = nn.Sequential(ganfast.nn.BatchNorm2d(4, activation="relu"), nn.ReLU())
-    report = fuse(own)
-    assert str(report).startswith("Nothing to fuse")
+    assert fuse(own).skipped == [("0", "has an activation")]
     unfuse(own)
     assert own[0].activation == "relu"
 
@@ -327,6 +326,13 @@ def test_nothing_to_fuse_is_said_in_one_sentence(model):
     text = str(fuse(model))
     assert text.startswith("Nothing to fuse")
     assert "\n" not in text
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_scripted_layers_are_named():
+    report = fuse(nn.ModuleDict({"scripted": torch.jit.script(block()), "loss": nn.BCELoss()}))
+    assert report.skipped == [("scripted.1", "scripted: fuse before torch.jit.script")]
+    assert fuse(nn.BCELoss()).losses == [("", "BCELoss")]
 
 
 def test_errors():
