@@ -22,10 +22,11 @@ from ganfast.applications.anomaly import (
 from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import scored_part, table
 from ganfast.cli.errors import CommandError, output_folder, require, writing_to
-from ganfast.cli.experiment import Experiment, add_experiment, each_once
+from ganfast.cli.experiment import Experiment, add_experiment, each_once, with_deviation
 from ganfast.cli.options import chosen, positive
 from ganfast.training import DataError, keep_freed_memory, load_images
 from ganfast.training.data import image_files
+from ganfast.training.errors import counted
 
 __all__ = ["add_parser", "run"]
 
@@ -108,7 +109,7 @@ def _score(model: str, folder: Path, methods: Sequence[str], out: Path) -> None:
             writer.writerow([path.relative_to(folder), f"{score:.6g}", f"{share:.4g}"])
     above = sum(share == 1 for share in shares)
     print(
-        f"{len(shares)} images scored by {method}, {above} of them above all "
+        f"{counted(len(shares), 'image')} scored by {method}, {above} above all "
         f"{len(detector.held_out)} held-out normal images: {out}"
     )
 
@@ -120,7 +121,7 @@ def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
     with output_folder(out, *FILES):
         detector = train_detector(normal, _options(args, args.seeds[0]), methods=args.methods)
         save_detector(detector, out / DETECTOR)
-    print(f"trained on {len(detector.known)} images of {normal.name}: {out / DETECTOR}")
+    print(f"trained on {counted(len(detector.known), 'image')} of {normal.name}: {out / DETECTOR}")
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -200,5 +201,8 @@ def _print_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> None
     width = max(len("normal"), *(len(row["normal"]) for row in rows))
     print(f"{'normal':<{width}}" + "".join(f"{method:>18}" for method in methods))
     for row in rows:
-        cells = (f"{row[method]:.4f} ± {row[f'{method} deviation']:.4f}" for method in methods)
+        cells = (
+            with_deviation(row[method], row[f"{method} deviation"], row["seeds"])
+            for method in methods
+        )
         print(f"{row['normal']:<{width}}" + "".join(f"{cell:>18}" for cell in cells))

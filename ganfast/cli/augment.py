@@ -18,7 +18,13 @@ from ganfast.applications.augment import (
     summarise,
 )
 from ganfast.cli.errors import CommandError, output_folder, require
-from ganfast.cli.experiment import Experiment, add_device, add_experiment
+from ganfast.cli.experiment import (
+    Experiment,
+    add_device,
+    add_experiment,
+    described,
+    with_deviation,
+)
 from ganfast.cli.options import chosen, positive
 from ganfast.models.dcgan import IMAGE_SIZES
 
@@ -85,7 +91,7 @@ def _run_seeds(
     data = experiment.data
     print(
         f"{data.name}: {options.labels} of {len(data.train)} labels, {len(data.test)} test images, "
-        f"{len(data.classes)} classes, on {experiment.device}"
+        f"{described(data.classes)}, on {experiment.device}"
     )
     results = []
     for seed in seeds:
@@ -98,13 +104,14 @@ def _run_seeds(
 def _print_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
     print(f"{'classifier trained on':22} {'accuracy':>15} {'difference':>11} {'95 % interval':>18}")
     for row in rows:
-        line = f"{row['method']:22} {row['accuracy']:.4f} ± {row['deviation']:.4f}"
+        figures = with_deviation(row["accuracy"], row["deviation"], seeds)
+        line = f"{row['method']:22} {figures:<15}"
         if row["difference"] is not None:
             line += f" {row['difference']:+11.4f}"
         if row["low"] is not None:
             interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
             line += f" {interval:>18}"
-        print(line)
+        print(line.rstrip())
     print(_verdict(rows[1], seeds))
 
 

@@ -27,6 +27,7 @@ from ganfast.models import GAN
 from ganfast.training import load_run, run_folder
 from ganfast.training.batches import as_float
 from ganfast.training.data import image_files, read_images
+from ganfast.training.errors import counted
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
 
 __all__ = ["add_parser", "run"]
@@ -127,8 +128,7 @@ def run(args: argparse.Namespace) -> int:
     for network in gan[:2]:
         network.to(device)
     with output_folder(out, *WRITTEN[args.act]):
-        count = f"{len(files)} image{'s' * (len(files) > 1)}"
-        print(f"generator of step {state['step']}, {count}, on {device}")
+        print(f"generator of step {state['step']}, {counted(len(files), 'image')}, on {device}")
         args.act(args, Given(gan, [file.name for file in files], images, options, out))
     return 0
 

@@ -1,6 +1,7 @@
 """Errors of a command: one line and exit code 2."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import IO, Any
 
 from ganfast.training.output import locked, set_aside
 
-__all__ = ["INTERRUPTED", "CommandError", "opened", "output_folder", "require", "writing_to"]
+__all__ = [
+    "INTERRUPTED",
+    "CommandError",
+    "check_writable",
+    "opened",
+    "output_folder",
+    "require",
+    "writing_to",
+]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -18,8 +27,8 @@ class CommandError(Exception):
 
 
 @contextmanager
-def writing_to(out: Path) -> Iterator[None]:
-    """Name the folder in errors of writing to it.
+def writing_to(path: Path, what: str = "--out") -> Iterator[None]:
+    """Name the folder or file in errors of writing to it.
 
     Raises:
         CommandError: in place of an OSError.
@@ -27,7 +36,20 @@ def writing_to(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CommandError(f"cannot write to --out {out}: {error}") from error
+        raise CommandError(f"cannot write to {what} {path}: {error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before the work that makes it; it is left as it was.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    with writing_to(path, "file"):
+        exists = path.exists()
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666))
+        if not exists:
+            path.unlink()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from dataclasses import replace
@@ -38,6 +39,7 @@ from ganfast.training import (
     load_newest,
 )
 from ganfast.training.batches import as_bytes
+from ganfast.training.errors import counted
 from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
@@ -129,15 +131,17 @@ def _build_trainer(
     if epochs := values.get("epochs"):
         per_epoch = max(len(data) // settings.batch_size, 1)  # the trainer refuses none
         settings = replace(settings, steps=epochs * per_epoch)
-    if "quality_every" not in values and data.labels is not None and len(data.labels.unique()) > 1:
+    if "quality_every" not in values and len(data.label_values()) > 1:
         settings = replace(settings, quality_every=QUALITY_EVERY)
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
     } | settings.model_options
-    torch.manual_seed(settings.seed)
     try:
+        with torch.device("meta"):
+            _check_memory(models.build(settings.model, **model_options), device)
+        torch.manual_seed(settings.seed)
         gan = models.build(settings.model, **model_options)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     if settings.sync_batch_norm:
         for network in (gan.generator, gan.discriminator):
@@ -159,12 +163,25 @@ def _build_trainer(
         print(f"Frechet distance between halves of the real images: {trainer.quality.floor:.3g}")
     channels, height, width = data.image_shape
     print(
-        f"training {settings.model} on {data.name}: {len(data)} images of "
+        f"training {settings.model} on {data.name}: {counted(len(data), 'image')} of "
         f"{channels}x{height}x{width}, {settings.steps} steps of {settings.batch_size}, on {device}"
         + (f", in {processes.count} processes" if processes.count > 1 else ""),
         flush=True,  # before the run also if standard output is a file or a pipe
     )
     return trainer
+
+
+def _check_memory(gan: models.GAN, device: torch.device) -> None:
+    """Refuse models that this machine cannot hold, before it tries."""
+    weights = sum(p.nbytes for network in gan[:2] for p in network.parameters())
+    needed = 4 * weights  # with gradients and Adam's two averages
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory:
+            raise CommandError(
+                f"the models need {needed / 2**30:,.0f} GiB, this machine has "
+                f"{memory / 2**30:.0f}: choose a smaller --width or --latent"
+            )
 
 
 def _write_fidelity(trainer: Trainer) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.training.errors import CheckpointError, first_line
+from ganfast.training.errors import MALFORMED, CheckpointError, first_line
 from ganfast.training.output import write_whole
 
 __all__ = ["SUFFIX", "load_checkpoint", "load_newest", "save_checkpoint", "write_checkpoint"]
@@ -73,13 +73,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, truncated, altered, or no checkpoint of this package.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: it is no file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()  # its own open takes no names that are no UTF-8
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (OSError, SafetensorError, *MALFORMED) as error:
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
     if metadata.get("ganfast") != str(FORMAT):
         raise CheckpointError(f"{path} is no ganfast training checkpoint of format {FORMAT}")
@@ -88,8 +92,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     try:
         state: dict[str, Any] = _put_together(json.loads(structure), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no ganfast training checkpoint: {error}") from error
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"its step is {state['step']!r}")
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{path} is no ganfast training checkpoint: {first_line(error)}"
+        ) from error
     return state
 
 
@@ -120,6 +128,9 @@ def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensor, stride = tensors[value["tensor"]], value["stride"]
         if stride is None:
             return tensor
+        last = sum((size - 1) * step for size, step in zip(tensor.shape, stride, strict=True))
+        if min(stride, default=0) < 0 or last >= max(tensor.numel(), 1):
+            raise ValueError(f"{value['tensor']} of shape {list(tensor.shape)} has stride {stride}")
         return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
     if "dict" in value:
         return {key: _put_together(v, tensors) for key, v in value["dict"]}

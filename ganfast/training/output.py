@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ except ImportError:  # not POSIX: folders are not locked there
 __all__ = ["locked", "set_aside", "sync_folder", "write_whole"]
 
 LOCK = ".lock"
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by some network file systems
 
 
 @contextmanager
@@ -52,6 +54,9 @@ def _lock(path: Path) -> IO[str]:
             file.close()
             message = f"process {holder} writes there: wait for it, or give another folder"
             raise BlockingIOError(error.errno, message) from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
         if os.fstat(file.fileno()).st_nlink:  # else, its last owner removed it meanwhile
             return file
         file.close()
@@ -88,7 +93,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:  # a second Ctrl-C too
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ganfast.models import GAN
 from ganfast.nn import GANLoss
+from ganfast.training.adam import restore_adam
 from ganfast.training.batches import Batches, as_float
 from ganfast.training.checkpoints import (
     SUFFIX,
@@ -23,10 +24,12 @@ from ganfast.training.checkpoints import (
 )
 from ganfast.training.data import ImageData
 from ganfast.training.errors import (
+    MALFORMED,
     CheckpointError,
     DataError,
     DivergenceError,
     TrainingWarning,
+    first_line,
 )
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
@@ -313,16 +316,18 @@ class Trainer:
         try:
             self.generator.load_state_dict(state["generator"])
             self.discriminator.load_state_dict(state["discriminator"])
-            self.optimizer_g.load_state_dict(state["optimizer_g"])
-            self.optimizer_d.load_state_dict(state["optimizer_d"])
+            restore_adam(self.optimizer_g, state["optimizer_g"])
+            restore_adam(self.optimizer_d, state["optimizer_d"])
             self.train_step.load_state_dict(state["step_state"])
             self.batches.load_state_dict(state["batches"], allow_other_data=self._allow_other_data)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
-        self.fixed_noise = state["fixed_noise"].to(self.device)
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            self.fixed_noise.copy_(state["fixed_noise"].view_as(self.fixed_noise))
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this run: {first_line(error)}"
+            ) from error
         self.step = self._saved_step = state["step"]
         self._resumed = True
 
