@@ -1,4 +1,4 @@
-"""Drop-in layers and losses: torch's own classes whose forward calls a fused kernel.
+"""Drop-in layers and losses: subclasses of torch's whose forward calls a fused kernel.
 
 Each but GANLoss is a subclass of the torch layer of the same name: constructor, parameters,
 buffers, state_dict, ``isinstance`` and initialisation by class name are torch's.
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, check_activation, check_order
+from ganfast.activations import ActivationConfig, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
@@ -26,6 +26,10 @@ __all__ = [
     "GANLoss",
     "SyncBatchNorm",
 ]
+
+
+SETTINGS: dict[str, Any] = {**ActivationConfig()._asdict(), "splits": 1}
+"""The keywords that layers have beyond torch's, with their defaults."""
 
 
 class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
@@ -70,8 +74,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
             return _leaf(self, input)
         self._check_input_dim(input)
-        # The dictionaries, because nn.Module's attribute look-up costs more than the arithmetic
-        # of a small layer: five look-ups are 4 us, the op's dispatch 3.
+        # Read from the dictionaries: five attribute look-ups of nn.Module take 4 us, more than the
+        # dispatch and the arithmetic of a small layer.
         parameters, buffers = self._parameters, self._buffers
         running_mean, running_var = buffers["running_mean"], buffers["running_var"]
         training = self.training or (running_mean is None and running_var is None)
@@ -99,7 +103,7 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if ACTIVATIONS[self.activation].takes_slope:
+            if ActivationConfig.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"
@@ -110,10 +114,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A module pickled as torch's own class, or before these keywords existed.
-        self.__dict__.setdefault("activation", None)
-        self.__dict__.setdefault("negative_slope", 0.01)
-        self.__dict__.setdefault("order", "norm_act")
-        self.__dict__.setdefault("splits", 1)
+        for name, default in SETTINGS.items():
+            vars(self).setdefault(name, default)
 
 
 def _leaf(module: torch.nn.Module, input: Proxy) -> Any:
@@ -171,11 +173,11 @@ class SyncBatchNorm(_BatchNormAct):
     Constructor, state_dict and values are those of :class:`torch.nn.SyncBatchNorm`, with the
     keywords of :class:`BatchNorm1d`, on CPUs (gloo) as well as on GPUs, differentiable twice. It is
     no subclass of torch's layer, because DistributedDataParallel refuses those on CPUs. In
-    evaluation, and where there is one process, it is a BatchNorm.
-    :func:`ganfast.convert_sync_batchnorm` makes it of the layers of a model.
+    evaluation, and in a single process, it is a BatchNorm.
+    :func:`ganfast.convert_sync_batchnorm` converts the layers of a model.
 
     Args:
-        process_group: whose batches count; None for all processes.
+        process_group: the processes that share statistics; None for all.
 
     Example::
 
