@@ -24,11 +24,12 @@ from ganfast.cli.experiment import add_device
 from ganfast.cli.options import add_options, chosen
 from ganfast.cli.processes import own_device
 from ganfast.models import GAN
-from ganfast.training import load_run, run_folder
+from ganfast.training import load_run
 from ganfast.training.batches import as_float
 from ganfast.training.data import image_files, read_images
 from ganfast.training.errors import counted
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
+from ganfast.training.runs import run_folder
 
 __all__ = ["add_parser", "run"]
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ganfast.cli.errors import output_folder, require
 from ganfast.cli.options import positive, seed
 from ganfast.models import GAN, slerp
-from ganfast.training import load_run, run_folder
+from ganfast.training import load_run
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
+from ganfast.training.runs import run_folder
 
 __all__ = ["add_parser", "run"]
 

@@ -14,7 +14,7 @@ from ganfast.training.memory import keep_freed_memory
 from ganfast.training.options import PRECISIONS, TrainingOptions
 from ganfast.training.processes import Processes, joined
 from ganfast.training.quality import Quality, frechet_distance
-from ganfast.training.runs import load_run, run_folder
+from ganfast.training.runs import load_run
 from ganfast.training.step import GANStep, StepResult
 from ganfast.training.trainer import Trainer
 
@@ -40,6 +40,5 @@ __all__ = [
     "load_images",
     "load_newest",
     "load_run",
-    "run_folder",
     "save_checkpoint",
 ]

@@ -66,7 +66,7 @@ def test_seeds_repeat_a_run(source, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--labels", "1"], "fewer than the 2 classes"),
+        (["--labels", "1"], "1 label for 2 classes"),
         (["--labels", "100"], "there are"),
         (["--seeds", "1", "1"], "--seeds must differ"),
         (["--image-size", "20"], "choose from 16, 32"),

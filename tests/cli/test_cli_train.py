@@ -243,11 +243,14 @@ def test_bad_data(tmp_path: Path, fails: Any) -> None:
     ("words", "message"),
     [
         (["--image-size", "20"], "image_size must be one of 16, 32, 64, 128, 256, got 20"),
-        (["--image-size", "0"], "argument --image-size: must be a positive integer, got '0'"),
+        (
+            ["--image-size", "0"],
+            "argument --image-size: must be a positive integer below 2^31, got '0'",
+        ),
         (["--batch-size", "41"], "batch size 41 is larger than"),
-        (["--batch-size", "-8"], "must be a positive integer, got '-8'"),
+        (["--batch-size", "-8"], "must be a positive integer below 2^31, got '-8'"),
         (["--steps", "0"], "must be a positive integer"),
-        (["--epochs", "1.5"], "must be a positive integer, got '1.5'"),
+        (["--epochs", "1.5"], "must be a positive integer below 2^31, got '1.5'"),
         (["--steps", "5", "--epochs", "5"], "not allowed with argument"),
         (["--lr", "0"], "--lr: must be a positive number, got '0'"),
         (["--lr", "nan"], "must be a positive number, got 'nan'"),
