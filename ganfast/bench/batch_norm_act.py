@@ -73,7 +73,7 @@ def overhead(options: Options) -> Iterator[Case]:
 
 PEERS = ("eager", "compile", *BACKENDS, *FOR_IMAGES_ONLY)
 SUITES["ops"] = Suite(suite, PEERS)
-SUITES["overhead"] = Suite(overhead, PEERS)
+SUITES["overhead"] = Suite(overhead, PEERS, ("dtype", "layout", "shapes"))
 
 
 def _case(

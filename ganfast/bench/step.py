@@ -63,7 +63,11 @@ def suite(options: Options) -> Iterator[Case]:
         yield _case(shape, options)
 
 
-SUITES["step"] = Suite(suite, ("eager", "compile", "bf16", *INGREDIENTS, *BACKENDS))
+SUITES["step"] = Suite(
+    suite,
+    ("eager", "compile", "bf16", *INGREDIENTS, *BACKENDS),
+    ("passes", "dtype", "layout", "cold"),
+)
 
 
 def _case(shape: tuple[int, ...], options: Options) -> Case:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -17,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.placeholder import FusedActivation, is_lost
 from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.nn.batch_norm import SETTINGS, Activated
 
@@ -34,6 +36,7 @@ _LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
+_SCRIPTED = {layer.__name__ for layer in (*_NORMS, *_LOSSES)}
 _ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 # Layers that return a new tensor: no other code sees whether an activation overwrites it.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
@@ -41,12 +44,11 @@ _ORIGIN = "_before_fusion"
 
 
 class _Origin(NamedTuple):
-    """What `unfuse` needs; a tuple, so that nn.Module does not take the activation for a child."""
+    """What `unfuse` needs; ``paired`` says whether a placeholder has the activation."""
 
     layer_class: type
     settings: dict[str, Any]
-    activation: nn.Module | None
-    placeholder: nn.Module | None
+    paired: bool
 
 
 class _Place(NamedTuple):
@@ -59,10 +61,10 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
 
     InstanceNorm is fused likewise. The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d,
     3d), an InstanceNorm a :class:`ganfast.nn.InstanceNorm2d`, with an activation, and an
-    ``nn.Identity`` takes the activation's slot. Layers, parameters and buffers stay the same
-    objects; state_dict, indices, hooks, mode, dtype and device do not change. nn.BCELoss and
-    nn.BCEWithLogitsLoss become ganfast's. Whatever might compute something else stays as it is, and
-    the report says why.
+    ``nn.Identity`` takes the activation's slot and raises if that layer was replaced since. Layers,
+    parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype and device
+    do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might compute
+    something else stays as it is, and the report says why.
 
     A Sequential's children may also be called one by one (``model[0](x)``). Where such code uses
     the output of the BatchNorm itself, not only what the activation makes of it, fusion changes
@@ -95,13 +97,19 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     places = _places(model)
     report = FusionReport()
     for name, module in list(model.named_modules()):
-        if type(module) in _LOSSES:
+        if _ORIGIN in vars(module):
+            report.skipped.append((name, "already fused"))
+        elif type(module) in _LOSSES:
             if reason := _loss_stays(module):
                 report.skipped.append((name, reason))
             else:
-                _convert(module, _LOSSES[type(module)], None, None)
+                _convert(module, _LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif isinstance(module, (_BatchNorm, _InstanceNorm)) and not _has_activation(module):
+        elif isinstance(module, (_BatchNorm, _InstanceNorm)) and _has_activation(module):
+            report.skipped.append((name, "has an activation"))
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED:
+            report.skipped.append((name, "scripted: fuse before torch.jit.script"))
+        elif isinstance(module, (_BatchNorm, _InstanceNorm)):
             try:
                 pair = _find_pair(module, places.get(module, []), act_norm)
             except _LeftAloneError as reason:
@@ -115,11 +123,13 @@ def unfuse(model: nn.Module) -> None:
     """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
-    that were made as ``ganfast.nn`` layers with an activation are not touched.
+    that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
+    replaced a fused BatchNorm, its activation comes back behind the replacement.
 
     Raises:
         TypeError: ``model`` is not an nn.Module.
-        RuntimeError: the slot of an activation is no longer in the model; nothing is changed then.
+        RuntimeError: the model has one part of a pair only, or a fused layer was parametrised
+            since; nothing is changed then.
 
     Example::
 
@@ -132,23 +142,45 @@ def unfuse(model: nn.Module) -> None:
     """
     _check_module(model)
     places = _places(model)
+    placeholders = {m.norm: m for m in places if isinstance(m, FusedActivation)}
     fused = [(n, m, vars(m)[_ORIGIN]) for n, m in model.named_modules() if _ORIGIN in vars(m)]
-    for name, _, origin in fused:
-        if origin.placeholder is not None and origin.placeholder not in places:
-            raise RuntimeError(
-                f"{name}: the Identity in its activation's slot is not in this model: unfuse the "
-                "model that was fused"
-            )
+    _check_whole(fused, placeholders)
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
         for setting in SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
-        if origin.activation is not None:
-            origin.activation.train(origin.placeholder.training)
-            for parent, slot in places[origin.placeholder]:
-                parent._modules[slot] = origin.activation
+    undone = {module for _, module, _ in fused}
+    for norm, placeholder in placeholders.items():
+        if norm in undone or is_lost(placeholder):
+            placeholder.activation.train(placeholder.training)
+            for parent, slot in places[placeholder]:
+                parent._modules[slot] = placeholder.activation
+
+
+def _check_whole(
+    fused: list[tuple[str, Any, _Origin]], placeholders: dict[nn.Module, FusedActivation]
+) -> None:
+    """Raise RuntimeError where `unfuse` would tear a pair apart or drop what came later."""
+    for name, module, origin in fused:
+        if origin.paired and module not in placeholders:
+            raise RuntimeError(
+                f"{name}: the Identity in its activation's slot is not in this model: unfuse the "
+                "model that was fused"
+            )
+        if parametrize.is_parametrized(module):
+            raise RuntimeError(
+                f"{name} was parametrised after fusion: call "
+                "torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+    norms = {module for _, module, _ in fused}
+    for norm, placeholder in placeholders.items():
+        if hasattr(norm, _ORIGIN) and norm not in norms and not is_lost(placeholder):
+            raise RuntimeError(
+                f"the BatchNorm that computes a {type(placeholder.activation).__name__} is not in "
+                "this model: unfuse the model that was fused"
+            )
 
 
 class _LeftAloneError(Exception):
@@ -263,20 +295,17 @@ def _loss_stays(loss: Any) -> str:
 
 
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
-    placeholder = nn.Identity().train(activation.training)
-    _convert(norm, _NORMS[type(norm)], activation, placeholder)
+    _convert(norm, _NORMS[type(norm)], paired=True)
     act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
     vars(norm).update(act._asdict())
-    place.parent._modules[place.slot] = placeholder
+    place.parent._modules[place.slot] = FusedActivation(activation, norm, place.parent)
     return FusedLayer(name, norm.num_features, *act)
 
 
-def _convert(
-    module: nn.Module, cls: type, activation: nn.Module | None, placeholder: nn.Module | None
-) -> None:
+def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
     """Give the module its new class, and what `unfuse` needs."""
     settings = {name: vars(module)[name] for name in SETTINGS if name in vars(module)}
-    origin = _Origin(type(module), settings, activation, placeholder)
+    origin = _Origin(type(module), settings, paired)
     module.__class__ = cls
     if issubclass(cls, _BatchNorm):
         vars(module).setdefault("splits", 1)

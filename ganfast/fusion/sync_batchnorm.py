@@ -22,9 +22,10 @@ _LAYERS = tuple(
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
     """Convert every BatchNorm of a model to :class:`ganfast.nn.SyncBatchNorm`, in place.
 
-    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which silently drops a fused
-    activation, it keeps the activation; layers, parameters, buffers and hooks stay the same
-    objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted layers alone.
+    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which silently drops the
+    activation of a ``ganfast.nn`` layer, it keeps the activation; layers, parameters, buffers and
+    hooks stay the same objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted
+    layers alone.
 
     Args:
         module: the model, or one layer.

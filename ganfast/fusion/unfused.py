@@ -9,6 +9,7 @@ from torch import nn
 
 from ganfast import nn as fused_nn
 from ganfast.activations import ActivationConfig
+from ganfast.fusion.placeholder import FusedActivation
 
 __all__ = ["stock", "torch_pair"]
 
@@ -46,6 +47,8 @@ def stock(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if type(child) in _TORCH_CLASSES:
                 setattr(parent, name, _stock(child))
+            elif isinstance(child, FusedActivation):
+                setattr(parent, name, nn.Identity())
     return copied
 
 

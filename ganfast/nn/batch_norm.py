@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ganfast import functional
 from ganfast.activations import ActivationConfig, check_activation, check_order
@@ -78,6 +79,8 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
         self.splits = splits
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
+            return _leaf(self, input)
         self._check_input_dim(input)
         # Read from the dictionaries: five attribute look-ups of nn.Module take 4 us, more than the
         # dispatch and the arithmetic of a small layer.
@@ -91,8 +94,9 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
             input,
             running_mean,
             running_var,
-            parameters["weight"],
-            parameters["bias"],
+            # Pruned and parametrised ones are attributes, slow to look up.
+            parameters["weight"] if "weight" in parameters else self.weight,  # noqa: SIM401
+            parameters["bias"] if "bias" in parameters else self.bias,  # noqa: SIM401
             training,
             self.momentum,
             self.eps,
@@ -110,6 +114,11 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         vars(self).setdefault("splits", SETTINGS["splits"])
+
+
+def _leaf(module: torch.nn.Module, input: Proxy) -> Any:
+    tracer: Any = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from ganfast.training.data import ImageData
-from ganfast.training.errors import DataError
+from ganfast.training.errors import DataError, counted
 from ganfast.training.processes import Processes
 
 __all__ = ["Batches", "as_bytes", "as_float"]
+
+OTHER_DATA = (
+    "the images are others than those it was trained on: give those, or go on with these by "
+    "--allow-other-data (allow_other_data=True)"
+)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -73,7 +78,8 @@ class Batches:
             raise DataError(f"batch size must be positive, got {batch_size}")
         if batch_size > len(data):
             raise DataError(
-                f"batch size {batch_size} is larger than {data.name}, which has {len(data)} images"
+                f"batch size {batch_size} is larger than {data.name}, which has "
+                f"{counted(len(data), 'image')}"
             )
         if batch_size % self._processes.count:
             raise DataError(
@@ -86,6 +92,7 @@ class Batches:
         self._images = (
             data.images.to(self._device) if _fits(data.images, self._device) else data.images
         )
+        self._fingerprint = data.fingerprint()
         self._rng = torch.Generator().manual_seed(seed)
         self._begin_epoch()
 
@@ -115,21 +122,33 @@ class Batches:
             "rng": self._rng_at_epoch_start,
             "position": self._position,
             "images": len(self._images),
+            "fingerprint": self._fingerprint,
             "batch_size": self.batch_size,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the position of ``state``.
+    def load_state_dict(self, state: dict[str, Any], *, allow_other_data: bool = False) -> None:
+        """Continue from the position of ``state``; with other images, as far into an epoch.
 
         Raises:
-            DataError: if it was taken with another number of images or another batch size.
+            DataError: if it was taken with another batch size, or, unless that is allowed, with
+                other images.
         """
-        for name, current in (("images", len(self._images)), ("batch_size", self.batch_size)):
-            if state[name] != current:
+        given = {
+            "batch_size": self.batch_size,
+            "images": len(self._images),
+            "fingerprint": self._fingerprint,
+        }
+        for name, value in given.items():
+            saved = state.get(name, value)  # earlier versions wrote no fingerprint
+            if saved != value and not (allow_other_data and name != "batch_size"):
+                advice = "" if name == "batch_size" else f"; {OTHER_DATA}"
                 raise DataError(
-                    f"cannot continue the saved order: it was drawn with {name} = {state[name]}, "
-                    f"now {name} = {current}"
+                    f"cannot continue the saved order: it was drawn with {name} = {saved}, "
+                    f"now {name} = {value}{advice}"
                 )
         self._rng.set_state(state["rng"])
         self._begin_epoch()
-        self._position = state["position"]
+        position = state["position"]
+        if not 0 <= position <= self.batches_per_epoch and not allow_other_data:
+            raise DataError(f"an epoch has {self.batches_per_epoch} batches, not {position}")
+        self._position = max(0, min(position, self.batches_per_epoch))

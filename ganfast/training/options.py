@@ -36,8 +36,10 @@ class Range(NamedTuple):
     must: str
 
 
-POSITIVE = Range(int, lambda value: value >= 1, "must be a positive integer")
-NOT_NEGATIVE = Range(int, lambda value: value >= 0, "must be 0 or a positive integer")
+POSITIVE = Range(int, lambda value: 1 <= value < 2**31, "must be a positive integer below 2^31")
+NOT_NEGATIVE = Range(
+    int, lambda value: 0 <= value < 2**31, "must be 0 or a positive integer below 2^31"
+)
 SEED = Range(int, lambda value: 0 <= value < 2**63, "must be an integer from 0 to 2^63 - 1")
 RATE = Range(float, lambda value: 0 < value < math.inf, "must be a positive number")
 WEIGHT = Range(float, lambda value: 0 <= value < math.inf, "must not be negative or infinite")
@@ -96,12 +98,24 @@ def check_options(cls: Any, **values: Any) -> None:
         if name not in values or values[name] == default:
             continue
         value = values[name]
+        if not _has_type(value, default, known):
+            raise ValueError(f"{name} cannot be {value!r}")
         if known.choices and value not in known.choices:
             allowed = ", ".join(map(str, known.choices))
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
         numbers = value if isinstance(value, tuple | list) else [value]
         if known.range and not all(map(known.range.contains, numbers)):
             raise ValueError(f"{name} {known.range.must}, got {value!r}")
+
+
+def _has_type(value: Any, default: Any, known: Option) -> bool:
+    if known.range:
+        numbers = value if isinstance(default, tuple) else [value]
+        types = (int,) if known.range.type is int else (int, float)
+        return isinstance(numbers, tuple | list) and all(type(n) in types for n in numbers)
+    if known.choices:
+        return isinstance(value, str | int)
+    return isinstance(value, bool if isinstance(default, bool) or known.switch else str)
 
 
 _training = partial(option, group="training")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ganfast.models import GAN
 from ganfast.nn import GANLoss
+from ganfast.training.adam import restore_adam
 from ganfast.training.batches import Batches, as_float
 from ganfast.training.checkpoints import (
     SUFFIX,
@@ -22,15 +24,18 @@ from ganfast.training.checkpoints import (
 )
 from ganfast.training.data import ImageData
 from ganfast.training.errors import (
+    MALFORMED,
     CheckpointError,
     DataError,
     DivergenceError,
     TrainingWarning,
+    first_line,
 )
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.options import TrainingOptions
+from ganfast.training.output import locked, set_aside
 from ganfast.training.processes import Processes
 from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
@@ -150,6 +155,7 @@ class Trainer:
         self._saved_step: int | None = None
         self._rollbacks = 0
         self._resumed = False
+        self._allow_other_data = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
         # One kernel for all parameters instead of several for each.
@@ -165,8 +171,12 @@ class Trainer:
 
         Raises:
             DivergenceError: if a loss is not finite and no rollback is left.
-            OSError: if a file cannot be written.
+            OSError: if a file cannot be written, or another process writes to the folder.
         """
+        with locked(self.out) if self.processes.leads else nullcontext():
+            return self._run()
+
+    def _run(self) -> bool:
         if self.options.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         with self.processes.first_before_others():
@@ -291,12 +301,14 @@ class Trainer:
             "cuda_rng": cuda_rng,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], *, allow_other_data: bool = False) -> None:
         """Continue from a checkpoint, as ``load_newest`` or ``load_checkpoint`` returns it.
 
         Raises:
-            CheckpointError: if it belongs to other models, other data or a longer run.
+            CheckpointError: if it belongs to other models, a longer run or, unless
+                ``allow_other_data``, other images.
         """
+        self._allow_other_data |= allow_other_data  # for a later rollback too
         if state["step"] > self.options.steps:
             raise CheckpointError(
                 f"the checkpoint is at step {state['step']}, beyond the {self.options.steps} "
@@ -305,22 +317,24 @@ class Trainer:
         try:
             self.generator.load_state_dict(state["generator"])
             self.discriminator.load_state_dict(state["discriminator"])
-            self.optimizer_g.load_state_dict(state["optimizer_g"])
-            self.optimizer_d.load_state_dict(state["optimizer_d"])
+            restore_adam(self.optimizer_g, state["optimizer_g"])
+            restore_adam(self.optimizer_d, state["optimizer_d"])
             self.train_step.load_state_dict(state["step_state"])
-            self.batches.load_state_dict(state["batches"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
-        self.fixed_noise = state["fixed_noise"].to(self.device)
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            self.batches.load_state_dict(state["batches"], allow_other_data=self._allow_other_data)
+            self.fixed_noise.copy_(state["fixed_noise"].view_as(self.fixed_noise))
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this run: {first_line(error)}"
+            ) from error
         self.step = self._saved_step = state["step"]
         self._resumed = True
 
     def _begin_files(self) -> None:
         if not self._resumed:
-            self._set_aside_earlier_run()
+            set_aside(self.out, (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN))
         self.journal.begin(self.step)
 
     def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
@@ -342,16 +356,3 @@ class Trainer:
         self.save_samples("samples.png")
         self.journal.plot()
         self.journal.close()
-
-    def _set_aside_earlier_run(self) -> None:
-        patterns = (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN)
-        files = [file for pattern in patterns for file in self.out.glob(pattern)]
-        if not files:
-            return
-        number = 1
-        while (self.out / f"earlier-{number}").exists():
-            number += 1
-        folder = self.out / f"earlier-{number}"
-        folder.mkdir()
-        for file in files:
-            file.rename(folder / file.name)

@@ -277,7 +277,7 @@ def test_wrong_values_stop_the_command(monkeypatch, capsys):
         (["ops", "--shapes", "4xa"], "64x128x8x8"),
         (["ops", "--device", "abacus"], "abacus"),
         (["step", "--shapes", "4x1x16x32"], "square"),
-        (["ops", "--json", "no/such/folder.jsonl"], "no folder"),
+        (["ops", "--json", "no/such/folder.jsonl"], "No such file"),
         (["ops", "--device", "cpu", "--graphs"], "--graphs needs --device cuda"),
         (["nothing"], "nothing"),
     ],

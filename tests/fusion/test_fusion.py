@@ -14,6 +14,7 @@ from twins import assert_equal_training, draw
 
 import ganfast
 from ganfast import fuse, unfuse
+from ganfast.fusion.placeholder import FusedActivation
 
 
 def block(norm=None, act=None):
@@ -106,7 +107,7 @@ def test_a_shared_activation_is_one_object_again():
     model = copy.deepcopy(MODELS["shared activation"].make())
     fuse(model)
     assert model.first[1] is model.act  # it follows no BatchNorm there
-    assert type(model.second[2]) is nn.Identity
+    assert type(model.second[2]) is FusedActivation
     model = copy.deepcopy(model)
     unfuse(model)
     assert model.second[2] is model.third[2] is model.act
@@ -115,7 +116,7 @@ def test_a_shared_activation_is_one_object_again():
 def test_the_activation_is_no_child_of_the_fused_layer():
     model = block()
     fuse(model)
-    assert [type(m) for m in model] == [nn.Conv2d, ganfast.nn.BatchNorm2d, nn.Identity]
+    assert [type(m) for m in model] == [nn.Conv2d, ganfast.nn.BatchNorm2d, FusedActivation]
     assert list(model[1].modules()) == [model[1]]
     assert not any(isinstance(m, nn.ReLU) for m in model.modules())
 
@@ -126,7 +127,7 @@ def test_fusing_twice_changes_nothing():
     text = repr(model)
     report = fuse(model)
     assert not report.fused
-    assert not report.skipped
+    assert [reason for _, reason in report.skipped] == ["already fused"] * 3
     assert repr(model) == text
     unfuse(model)
     assert repr(model) == repr(dcgan_generator())
@@ -260,8 +261,7 @@ def test_ganfasts_own_layers():
     assert repr(model) == text
     assert model[1].order == "act_norm"
     own = nn.Sequential(ganfast.nn.BatchNorm2d(4, activation="relu"), nn.ReLU())
-    report = fuse(own)
-    assert str(report).startswith("Nothing to fuse")
+    assert fuse(own).skipped == [("0", "has an activation")]
     unfuse(own)
     assert own[0].activation == "relu"
 
@@ -326,6 +326,13 @@ def test_nothing_to_fuse_is_said_in_one_sentence(model):
     text = str(fuse(model))
     assert text.startswith("Nothing to fuse")
     assert "\n" not in text
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_scripted_layers_are_named():
+    report = fuse(nn.ModuleDict({"scripted": torch.jit.script(block()), "loss": nn.BCELoss()}))
+    assert report.skipped == [("scripted.1", "scripted: fuse before torch.jit.script")]
+    assert fuse(nn.BCELoss()).losses == [("", "BCELoss")]
 
 
 def test_errors():

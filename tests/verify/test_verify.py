@@ -141,6 +141,27 @@ def small_model():
     return nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Dropout(0.5), nn.Tanh())
 
 
+class ChangesItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = small_model()
+
+    def forward(self, x):
+        return self.block(x.mul_(3))
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3), nn.LazyBatchNorm1d())
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()))
+
+
+def leaves():
+    sys.exit(0)
+
+
 class Noisy(nn.Module):
     def forward(self, x):
         return x + torch.randn_like(x)
@@ -234,6 +255,18 @@ def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
     assert re.search(f"^{row} .* FAIL$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_each_run_has_inputs_of_its_own(monkeypatch):
+    assert not any(row.failures for row in verify_model(ChangesItsInput(), [(4, 3, 6, 6)]))
+
+    def wrong(model):
+        fuse(model)
+        wrong_in_evaluation(model.block)
+
+    monkeypatch.setattr(verify_models, "fuse", wrong)
+    failed = [r.layout for r in verify_model(ChangesItsInput(), [(4, 3, 6, 6)]) if r.failures]
+    assert failed == ["evaluation"]
+
+
 def test_the_command_writes_what_it_found_of_a_model(capsys):
     assert main([*command_for("small_model", "4x3x6x6"), "--json", "-"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 13
@@ -246,9 +279,14 @@ BAD_MODELS = {
     "no_such_factory": ("4x3", "no_such_factory"),
     "needs_argument": ("4x3", "missing 1 required positional argument"),
     "not_a_module": ("4x3", "made a list, not an nn.Module"),
+    "lazy": ("4x3", "1, a LazyLinear, has no shapes yet: run the model on a first batch"),
+    "scripted": ("4x3", "the model is scripted: give the model before that"),
+    "leaves": ("4x3", "SystemExit: 0"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize("model", BAD_MODELS)
 def test_bad_models_are_errors(model, capsys):
     shape, message = BAD_MODELS[model]
