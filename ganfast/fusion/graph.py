@@ -42,6 +42,11 @@ _ACTIVATIONS: dict[Any, str] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
     **dict.fromkeys((F.leaky_relu, _NN.leaky_relu, _NN.leaky_relu_), "leaky_relu"),
 }
+_DROPOUTS = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    torch.dropout,
+)  # fmt: skip
+_MODES = ("_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
 _BCE, _BCE_WITH_LOGITS = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
 _LOSSES: dict[Any, Callable[..., Any]] = {
     _BCE: functional.binary_cross_entropy,
@@ -111,11 +116,12 @@ def compile_fused(
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
     """Put the fused ops into a graph as Dynamo captures it, in place.
 
-    A batch_norm whose output is read by one relu or leaky_relu alone, in place or not, becomes one
-    op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
-    not, becomes the one with logits. Values and gradients are the same there up to rounding, except
-    where the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
-    the form with logits is exact.
+    A batch_norm whose output is read by one relu or leaky_relu alone, or first by one in place,
+    becomes one op with it; dropouts that return their input do not count. A binary cross-entropy
+    becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the one with logits.
+    Values and gradients are the same there up to rounding, except where the sigmoid
+    rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient, the form with
+    logits is exact.
 
     Returns:
         What was fused and what stays, with the reason.
@@ -126,6 +132,7 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     for node in list(graph.nodes):
         name = _layer_name(node)
         if _called(node) in _NORMS:
+            _skip_dropouts(node)
             found = "inside torch.func" if nested else _find_activation(node)
             if isinstance(found, str):
                 report.skipped.append((name, found))
@@ -148,21 +155,51 @@ def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
         return "training, momentum or eps is not a constant"
     if not given["training"] and None in (given["running_mean"], given["running_var"]):
         return "evaluation without running statistics"
-    readers = list(norm.users)
-    if len(readers) != 1:
-        return f"read by {len(readers)} operations"
-    activation = readers[0]
+    if not norm.users:
+        return "read by 0 operations"
+    activation = min(norm.users)  # the first in the order of the graph
+    kind = _ACTIVATIONS.get(activation.target, "")
+    if len(norm.users) > 1 and not (kind and _is_in_place(activation, kind)):
+        return f"read by {len(norm.users)} operations"
     if activation.op == "output":
         return "its output leaves the graph"
-    if activation.target not in _ACTIVATIONS:
+    if not kind:
         return f"followed by {_target_name(activation)}"
-    kind = _ACTIVATIONS[activation.target]
+    if _changes_mode(norm, activation):
+        return "its activation records gradients otherwise"
     slope = 0.01
     if kind == "leaky_relu":
         slope = _arguments(activation, "input", "negative_slope").get("negative_slope", slope)
     if not _are_numbers(slope) or not 0 <= slope < math.inf:
         return f"negative_slope must be a finite number from 0 up, got {slope}"
     return activation, kind, float(slope)
+
+
+def _skip_dropouts(norm: Node) -> None:
+    """Remove dropouts that return their input from behind a BatchNorm."""
+    for reader in list(norm.users):
+        given = {"p": 0.5, "training": True, **_arguments(reader, "input", "p", "training")}
+        if _called(reader) in _DROPOUTS and (given["p"] == 0 or given["training"] is False):
+            reader.replace_all_uses_with(norm)
+            norm.graph.erase_node(reader)
+            _skip_dropouts(norm)
+            return
+
+
+def _is_in_place(activation: Node, kind: str) -> bool:
+    """Return whether all later readers of the activation's input see what it computed."""
+    names = ("input", "negative_slope", "inplace") if kind == "leaky_relu" else ("input", "inplace")
+    named = _arguments(activation, *names).get("inplace", False)
+    return _target_name(activation).endswith("_") or named is True
+
+
+def _changes_mode(node: Node, until: Node) -> bool:
+    """Return whether gradients are recorded for one of two nodes alone."""
+    while node is not until:
+        if _target_name(node) in _MODES:
+            return True
+        node = node.next
+    return False
 
 
 def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float) -> FusedLayer:
@@ -183,6 +220,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float)
     y.meta = dict(activation.meta)
     activation.replace_all_uses_with(y)
     graph.erase_node(activation)
+    norm.replace_all_uses_with(y)
     graph.erase_node(norm)
     channels = x.meta["example_value"].shape[1]
     return FusedLayer(name, channels, kind, slope, "norm_act")

@@ -30,6 +30,7 @@ _LOSSES: dict[type, type] = {
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
 _ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _SETTINGS = ("activation", "negative_slope", "order", "splits")
 # Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
@@ -203,7 +204,8 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
         raise _LeftAloneError(f"{type(sequential).__name__} has a forward of its own")
     slots = list(sequential._modules.items())
     index = [slot for slot, _ in slots].index(places[0].slot)
-    slot, activation = slots[index + 1] if index + 1 < len(slots) else ("", None)
+    behind = (s for s in slots[index + 1 :] if not _returns_its_input(s[1]))
+    slot, activation = next(behind, ("", None))
     order = "norm_act"
     if type(activation) not in _ACTIVATIONS:
         following = f"followed by {type(activation).__name__}" if slot else "last in its Sequential"
@@ -269,6 +271,17 @@ def _check_in_place(activation: Any, before: nn.Module | None) -> None:
         raise _LeftAloneError(
             f"its {type(activation).__name__} changes a tensor that others may hold"
         )
+
+
+def _returns_its_input(module: Any) -> bool:
+    """Return whether a layer between a BatchNorm and its activation leaves the values alone.
+
+    A dropout may get another p later, when the activation acts in front of it: dropout multiplies
+    by numbers c from 0 up, and a(c z) = c a(z) for every activation that is fused.
+    """
+    if _has_hooks(module) or "forward" in vars(module):
+        return False
+    return type(module) is nn.Identity or (type(module) in _DROPOUTS and module.p == 0)
 
 
 def _runs_as_sequential(module: nn.Sequential) -> bool:

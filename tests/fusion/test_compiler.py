@@ -134,6 +134,47 @@ def changed_for_another_reader(x):
     return torch.cat([y, z], 1)
 
 
+def view_behind_the_activation(x):
+    y = norm(x)
+    y.relu_()
+    rows = y.view(-1)
+    return rows.cos(), y.sin()
+
+
+def features(x):
+    found = []
+    for slope in (0.1, 0.2):
+        x = norm(x)
+        found.append(x)
+        x = F.leaky_relu(x, slope, True)
+    return tuple(found)
+
+
+def read_before_the_activation(x):
+    y = norm(x)
+    z = y.cos()
+    return torch.relu_(y) + y * z.detach()
+
+
+def without_gradient(x):
+    y = norm(x)
+    with torch.no_grad():
+        z = F.relu(y)
+    return y * 0 + z if y is z else z + x
+
+
+def dropouts(x):
+    y = F.dropout(norm(x), 0.0)
+    y = F.dropout1d(F.alpha_dropout(y, 0.3, False), 0.3, training=False, inplace=True)
+    return F.relu(y)
+
+
+def dropout_on_a_skip(x):
+    y = norm(x)
+    z = F.relu(F.dropout(y, 0.5, False), inplace=True)
+    return torch.cat([y, z])
+
+
 def input_changed_between(x):
     x = x * 2
     y = norm(x)
@@ -164,8 +205,17 @@ PAIRS = {
     "eps": (lambda x: F.relu(norm(x, eps=0.8)), 1),
     "default slope": (lambda x: F.leaky_relu(norm(x)), 1),
     "another reader": (lambda x: (lambda y: torch.cat([y, y.relu()]))(norm(x)), 0),
-    "changed for another reader": (changed_for_another_reader, 0),
+    "changed for another reader": (changed_for_another_reader, 1),
     "view of the output": (view_of_the_output, 0),
+    "view behind the activation": (view_behind_the_activation, 1),
+    "features": (features, 2),
+    "read before the activation": (read_before_the_activation, 0),
+    "activation without gradient": (without_gradient, 0),
+    "in place as an argument": (lambda x: (lambda y: (F.relu(y, True), y))(norm(x)), 1),
+    "not in place, said aloud": (lambda x: (lambda y: (F.relu(y, False), y))(norm(x)), 0),
+    "dropouts that do nothing": (dropouts, 1),
+    "a dropout that does nothing on a skip": (dropout_on_a_skip, 1),
+    "a dropout": (lambda x: F.relu(F.dropout(norm(x), 1.0)), 0),
     "both are returned": (lambda x: (lambda y: (y, F.relu(y)))(norm(x)), 0),
     "two activations": (lambda x: (lambda y: F.relu(y) * F.leaky_relu(y, 0.2))(norm(x)), 0),
     "tanh": (lambda x: norm(x).tanh(), 0),
