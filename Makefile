@@ -7,6 +7,7 @@
 # make bench   the benchmarks as pytest-benchmark tests; BENCH="-k losses" chooses
 # make results NAME=machine   measure everything anew for README's table, some 25 minutes;
 #                     CAPABILITY=avx2 for a narrower instruction set, under another name
+# make docs    build the documents' site, with an API reference, into build/site
 # make mutation   break the kernels' formulas one at a time; a test must turn red each time
 # make sanitize   run the op tests on an extension built with the address and undefined-behaviour
 #                 sanitizers
@@ -40,8 +41,8 @@ endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
-.PHONY: help install demo test test-slow test-all check format bench results mutation sanitize \
-    gpu-report cuda-wheel clean
+.PHONY: help install demo test test-slow test-all check format bench results docs mutation \
+    sanitize gpu-report cuda-wheel clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -119,6 +120,21 @@ results: $(BUILT)
 	    --against eager compile bf16 layers losses paired all-bf16
 	mv $(MEASURED) benchmarks/results/$(NAME).jsonl
 	$(PY) -m ganfast.bench.report
+
+# An environment of its own: the site needs neither torch nor the kernels.
+ifeq ($(VENV),system)
+DOCS := $(PYTHON)
+else
+DOCS := build/env-docs/bin/python
+build/env-docs/bin/python: pyproject.toml
+	$(PYTHON) -m venv build/env-docs
+	$@ -m pip install --quiet --disable-pip-version-check mkdocs-material "mkdocstrings[python]" ruff
+	touch $@
+endif
+
+docs: $(if $(filter system,$(VENV)),,$(DOCS))
+	NO_MKDOCS_2_WARNING=1 $(DOCS) -m mkdocs build --strict --site-dir build/site
+	@echo "Now look at build/site/index.html"
 
 mutation: $(BUILT)
 	$(PY) tests/package/mutation.py

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -99,14 +98,19 @@ def test_a_table_has_the_mean_and_the_least_of_each_group(tmp_path):
     assert "| training step, float32, 4x3x5x5 | step | 64000 | 4.0 | 0.50 |" in text
 
 
-def test_rendering_replaces_what_is_between_the_marks(tmp_path):
-    write(tmp_path, result())
-    text = f"before\n{report.BEGIN}stale\n{report.END}after\n"
-    rendered = report.render(text, tmp_path)
-    assert rendered == f"before\n{report.BEGIN}{report.tables(tmp_path)}{report.END}after\n"
-    assert report.render(rendered, tmp_path) == rendered
+def test_rendering_replaces_what_is_between_the_marks():
+    begin, end = report.MARKS["measured"]
+    rendered = report.render(f"before\n{begin}stale\n{end}after\n", "measured", "fresh\n")
+    assert rendered == f"before\n{begin}fresh\n{end}after\n"
     with pytest.raises(ValueError, match="has no lines"):
-        report.render("no marks", tmp_path)
+        report.render("no marks", "measured", "")
+
+
+def test_the_headline_has_a_column_for_each_machine(tmp_path):
+    write(tmp_path, result(passes="forward+backward"))
+    text = report.headline(tmp_path)
+    assert text.startswith("| speedup over torch, forward and backward | 2 threads of Abacus")
+    assert "\n| BatchNorm + LeakyReLU, float32 | 4.0 |\n| channels-last |  |\n" in text
 
 
 def test_a_record_becomes_a_table_with_its_command(tmp_path):
@@ -116,25 +120,20 @@ def test_a_record_becomes_a_table_with_its_command(tmp_path):
     ]
     record = Record("classify", "ganfast classify", {}, table, [], 90.0, MACHINE)
     record.save(tmp_path / "one.json")
-    marks = application_report.BEGIN + application_report.END
-    text = application_report.render_applications(f"before\n{marks}after\n", tmp_path)
+    text = application_report.application_tables(tmp_path)
     assert "\n`ganfast classify`: 2 minutes on 2 thread(s) of Abacus" in text
     head = "| method | accuracy | gain | low |\n| --- | --- | --- | --- |\n"
     assert f"{head}| one | 0.9877 ± 0.0012 |  |  |\n| two |  | 3 | -12.3 |\n" in text
-    assert application_report.render_applications(text, tmp_path) == text
-    with pytest.raises(ValueError, match="has no lines"):
-        application_report.render_applications("no marks", tmp_path)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match=r"other\.json is no record"):
-        application_report.render_applications(text, tmp_path)
+        application_report.application_tables(tmp_path)
 
 
 def test_of_a_table_with_a_mean_readme_has_the_mean(tmp_path):
     table = [{"normal": "0", "features": 0.5}, {"normal": "mean", "features": 0.75}]
     table[-1]["features deviation"] = 0.125
     Record("anomaly", "ganfast anomaly", {}, table, [], 9.0, MACHINE).save(tmp_path / "a.json")
-    marks = application_report.BEGIN + application_report.END
-    text = application_report.render_applications(marks, tmp_path)
+    text = application_report.application_tables(tmp_path)
     assert "| normal | features |\n| --- | --- |\n| mean | 0.7500 ± 0.1250 |\n" in text
 
 
@@ -144,11 +143,18 @@ def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     write(folder, result(), result(passes="forward+backward"))
-    marks = (report.BEGIN, report.END, application_report.BEGIN, application_report.END)
-    (tmp_path / "README.md").write_text("".join(marks))
+    (tmp_path / "docs").mkdir()
+    named = {
+        "headline": "README",
+        "measured": "docs/performance",
+        "applications": "docs/applications",
+    }
+    for name, path in named.items():
+        (tmp_path / f"{path}.md").write_text("".join(report.MARKS[name]))
     monkeypatch.setattr(sys, "argv", ["report", "--root", str(tmp_path)])
     report.main()
-    assert "Abacus" in (tmp_path / "README.md").read_text()
+    for path in ("README", "docs/performance"):
+        assert "Abacus" in (tmp_path / f"{path}.md").read_text()
     pictures = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert [p.name for p in pictures] == ["speed-abacus.png", "roofline-abacus.png"]
     for path in pictures:
@@ -156,20 +162,15 @@ def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
             assert picture.info["Description"] == report.digest(folder / "abacus.jsonl")
 
 
-def test_readme_agrees_with_the_results():
-    text = (ROOT / "README.md").read_text()
+def test_documents_agree_with_the_results():
     assert list(RESULTS.glob("*.jsonl"))
-    assert report.render(text, RESULTS) == text, "run python -m ganfast.bench.report"
-    rendered = application_report.render_applications(text, RESULTS / "applications")
-    assert rendered == text, "run python -m ganfast.bench.report"
+    for path, text in report.documents(ROOT).items():
+        assert path.read_text() == text, f"{path.name}: run python -m ganfast.bench.report"
 
 
 def test_pictures_agree_with_the_results():
     image = pytest.importorskip("PIL.Image")
-    readme = (ROOT / "README.md").read_text()
     for path in RESULTS.glob("*.jsonl"):
         for kind in ("speed", "roofline"):
             with image.open(RESULTS / f"{kind}-{path.stem}.png") as picture:
                 assert picture.info["Description"] == report.digest(path)
-    for name in re.findall(r"\]\((benchmarks/[^)]+)\)", readme):
-        assert (ROOT / name).exists(), name

@@ -62,12 +62,12 @@ def test_a_seed_repeats_the_samples(trained, tmp_path):
 def test_the_average_is_taken_where_there_is_one(trained):
     gan, state = load_run(trained)
     average = state["step_state"]["average"]
-    expected = state["generator"] if average is None else average
+    expected = state["generator"] if average is None else average["generator"]
     for name, value in gan.generator.state_dict().items():
         assert torch.equal(value, expected[name])
     assert not gan.generator.training
     if average is not None:
-        assert not torch.equal(average["main.0.weight"], state["generator"]["main.0.weight"])
+        assert not torch.equal(expected["main.0.weight"], state["generator"]["main.0.weight"])
 
 
 def test_folders_without_a_run_are_refused(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""README and the docstrings' examples are executed as they stand."""
+"""README, the documents and the docstrings' examples are executed as they stand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import io
 import pkgutil
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from paths import ROOT
 
 import ganfast
 
-README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = [
     "ganfast",
     *(
@@ -27,27 +28,36 @@ MODULES = [
 ]
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, *documents: Path) -> list[str]:
+    text = "\n".join(document.read_text() for document in documents or DOCUMENTS)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [body for name, body in fenced if name == language]
 
 
-def test_python_blocks_run_in_order():
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md"])
+def test_python_blocks_run_in_order(name):
     namespace: dict[str, object] = {}
-    found = blocks("python")
+    found = blocks("python", ROOT / name)
     assert len(found) >= 4
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         for block in found:
-            exec(compile(block, "README.md", "exec"), namespace)
+            exec(compile(block, name, "exec"), namespace)
     assert "1 pair and 0 losses fused" in printed.getvalue()
-    assert "paired: no: it takes memory" in printed.getvalue()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
 
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    named = re.findall(r"^make (\w+)", "\n".join(blocks("")), re.MULTILINE)
-    assert {"demo", "test"} <= set(named)
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    named = set(re.findall(r"`make ([\w-]+)", text))
+    assert {"demo", "test"} <= named
     for target in named:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
@@ -65,12 +75,12 @@ def test_ganfast_commands_parse(monkeypatch):
     assert len(seen) == len(commands)
 
 
-def test_ci_runs_what_readme_names():
+def test_ci_runs_what_contributing_names():
     run = (ROOT / ".ci" / "run").read_text()
     commands = [line for line in run.splitlines() if line.startswith("make")]
     assert commands
     for command in commands:
-        assert command in README
+        assert command in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 @pytest.mark.parametrize("name", MODULES)
