@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, check_activation, check_order
+from ganfast.activations import FusedActivation, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
@@ -25,6 +25,10 @@ __all__ = [
     "GANLoss",
     "SyncBatchNorm",
 ]
+
+
+SETTINGS: dict[str, Any] = {**FusedActivation()._asdict(), "splits": 1}
+"""The keywords that layers have beyond torch's, with their defaults."""
 
 
 class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
@@ -95,7 +99,7 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if ACTIVATIONS[self.activation].takes_slope:
+            if FusedActivation.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"
@@ -106,10 +110,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A module pickled as torch's own class, or before these keywords existed.
-        self.__dict__.setdefault("activation", None)
-        self.__dict__.setdefault("negative_slope", 0.01)
-        self.__dict__.setdefault("order", "norm_act")
-        self.__dict__.setdefault("splits", 1)
+        for name, default in SETTINGS.items():
+            vars(self).setdefault(name, default)
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):

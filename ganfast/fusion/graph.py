@@ -7,7 +7,6 @@ whose output has one reader, an activation, wherever both stand in the model's c
 from __future__ import annotations
 
 import logging
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
 from ganfast import functional
+from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
 from ganfast.fusion import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
@@ -25,7 +25,6 @@ __all__ = ["compile_fused", "fuse_graph"]
 
 log = logging.getLogger(__name__)
 
-_NN = torch._C._nn
 _NORMS: dict[Any, tuple[str, ...]] = {
     # Function: the order of its arguments.
     F.batch_norm: (
@@ -37,11 +36,7 @@ _NORMS: dict[Any, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
-_ACTIVATIONS: dict[Any, str] = {
-    # Function or name of a method; F.relu_ and F.leaky_relu_ are two of these.
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
-    **dict.fromkeys((F.leaky_relu, _NN.leaky_relu, _NN.leaky_relu_), "leaky_relu"),
-}
+_ACTIVATIONS = {function: name for name, row in ACTIVATIONS.items() for function in row.functions}
 _DROPOUTS = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
     torch.dropout,
@@ -116,10 +111,10 @@ def compile_fused(
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
     """Put the fused ops into a graph as Dynamo captures it, in place.
 
-    A batch_norm whose output is read by one relu or leaky_relu alone, or first by one in place,
+    A batch_norm whose output is read by one activation alone, or first by one in place,
     becomes one op with it; dropouts that return their input do not count. A binary cross-entropy
     becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the one with logits.
-    Values and gradients are the same there up to rounding, except where the sigmoid
+    Values and gradients are the same there up to rounding, except if the sigmoid
     rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient, the form with
     logits is exact.
 
@@ -148,8 +143,8 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     return report
 
 
-def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
-    """Return the only reader of a BatchNorm, its name and slope, or why there is none to fuse."""
+def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
+    """Return the only reader of a BatchNorm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
         return "training, momentum or eps is not a constant"
@@ -157,22 +152,20 @@ def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
         return "evaluation without running statistics"
     if not norm.users:
         return "read by 0 operations"
-    activation = min(norm.users)  # the first in the order of the graph
-    kind = _ACTIVATIONS.get(activation.target, "")
-    if len(norm.users) > 1 and not (kind and _is_in_place(activation, kind)):
+    reader = min(norm.users)  # the first in the order of the graph
+    if len(norm.users) > 1 and not _is_in_place(reader):
         return f"read by {len(norm.users)} operations"
-    if activation.op == "output":
+    if reader.op == "output":
         return "its output leaves the graph"
-    if not kind:
-        return f"followed by {_target_name(activation)}"
-    if _changes_mode(norm, activation):
+    if reader.target not in _ACTIVATIONS:
+        return f"followed by {_target_name(reader)}"
+    if _changes_mode(norm, reader):
         return "its activation records gradients otherwise"
-    slope = 0.01
-    if kind == "leaky_relu":
-        slope = _arguments(activation, "input", "negative_slope").get("negative_slope", slope)
-    if not _are_numbers(slope) or not 0 <= slope < math.inf:
-        return f"negative_slope must be a finite number from 0 up, got {slope}"
-    return activation, kind, float(slope)
+    act = FusedActivation(_ACTIVATIONS[reader.target])
+    slope = act.negative_slope
+    if act.row.takes_slope:
+        slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
+    return why_not_slope(slope) or (reader, act._replace(negative_slope=float(slope)))
 
 
 def _skip_dropouts(norm: Node) -> None:
@@ -186,11 +179,13 @@ def _skip_dropouts(norm: Node) -> None:
             return
 
 
-def _is_in_place(activation: Node, kind: str) -> bool:
-    """Return whether all later readers of the activation's input see what it computed."""
-    names = ("input", "negative_slope", "inplace") if kind == "leaky_relu" else ("input", "inplace")
-    named = _arguments(activation, *names).get("inplace", False)
-    return _target_name(activation).endswith("_") or named is True
+def _is_in_place(reader: Node) -> bool:
+    """Return whether an activation overwrites its input, so that all later readers see that."""
+    if reader.target not in _ACTIVATIONS:
+        return False
+    slope = ("negative_slope",) if ACTIVATIONS[_ACTIVATIONS[reader.target]].takes_slope else ()
+    inplace = _arguments(reader, "input", *slope, "inplace").get("inplace", False)
+    return _target_name(reader).endswith("_") or inplace is True
 
 
 def _changes_mode(node: Node, until: Node) -> bool:
@@ -202,12 +197,12 @@ def _changes_mode(node: Node, until: Node) -> bool:
     return False
 
 
-def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float) -> FusedLayer:
+def _fuse_pair(name: str, norm: Node, activation: Node, act: FusedActivation) -> FusedLayer:
     """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
-    fused = (given["eps"], kind, slope, "norm_act")
+    fused = (given["eps"], *act)
     graph = norm.graph
     with graph.inserting_before(norm):
         if given["training"]:
@@ -223,7 +218,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float)
     norm.replace_all_uses_with(y)
     graph.erase_node(norm)
     channels = x.meta["example_value"].shape[1]
-    return FusedLayer(name, channels, kind, slope, "norm_act")
+    return FusedLayer(name, channels, *act)
 
 
 def _fuse_loss(loss: Node) -> str:

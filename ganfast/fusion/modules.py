@@ -6,7 +6,6 @@ names that refer to it, to its parameters or to its buffers therefore go on work
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
+from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
 
 __all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
 
@@ -29,9 +29,8 @@ _LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
-_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
+_ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_SETTINGS = ("activation", "negative_slope", "order", "splits")
 # Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
 _ORIGIN = "_before_fusion"
@@ -42,7 +41,7 @@ class FusedLayer(NamedTuple):
 
     name: str
     channels: int
-    activation: str
+    activation: str | None
     negative_slope: float
     order: str
 
@@ -175,7 +174,7 @@ def unfuse(model: nn.Module) -> None:
             )
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
-        for setting in _SETTINGS:
+        for setting in fused_nn.SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
@@ -215,7 +214,8 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
             raise _LeftAloneError(following)
         _check_in_place(activation, slots[index - 2][1] if index > 1 else None)
     _check_hooks(norm, activation, order)
-    _check_slope(activation)
+    if reason := why_not_slope(_slope(activation)):
+        raise _LeftAloneError(reason)
     return _Place(sequential, slot), activation, order
 
 
@@ -257,10 +257,9 @@ def _check_hooks(norm: Any, activation: Any, order: str) -> None:
         raise _LeftAloneError(f"the forward of its {name} was replaced")
 
 
-def _check_slope(activation: Any) -> None:
-    slope = getattr(activation, "negative_slope", 0.0)
-    if not (isinstance(slope, (int, float)) and 0 <= slope < math.inf):
-        raise _LeftAloneError(f"negative_slope must be a finite number from 0 up, got {slope!r}")
+def _slope(activation: Any) -> Any:
+    row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
+    return activation.negative_slope if row.takes_slope else FusedActivation().negative_slope
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
@@ -308,18 +307,17 @@ def _loss_stays(loss: Any) -> str:
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
     placeholder = nn.Identity().train(activation.training)
     _convert(norm, _NORMS[type(norm)], activation, placeholder)
-    norm.activation = _ACTIVATIONS[type(activation)]
-    norm.negative_slope = float(getattr(activation, "negative_slope", 0.01))
-    norm.order = order
+    act = FusedActivation(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    vars(norm).update(act._asdict())
     place.parent._modules[place.slot] = placeholder
-    return FusedLayer(name, norm.num_features, norm.activation, norm.negative_slope, order)
+    return FusedLayer(name, norm.num_features, *act)
 
 
 def _convert(
     module: nn.Module, cls: type, activation: nn.Module | None, placeholder: nn.Module | None
 ) -> None:
     """Give the module its new class, and what `unfuse` needs."""
-    settings = {name: vars(module)[name] for name in _SETTINGS if name in vars(module)}
+    settings = {name: vars(module)[name] for name in fused_nn.SETTINGS if name in vars(module)}
     origin = _Origin(type(module), settings, activation, placeholder)
     module.__class__ = cls
     if cls in _NORMS:
@@ -356,7 +354,7 @@ def _check_module(model: Any) -> None:
 
 
 def _describe(layer: FusedLayer) -> str:
-    slope = f"({layer.negative_slope:g})" if layer.activation == "leaky_relu" else ""
+    slope = f"({layer.negative_slope:g})" if ACTIVATIONS[layer.activation].takes_slope else ""
     order = ", in front" if layer.order == "act_norm" else ""
     return f"{layer.channels} channels, {layer.activation}{slope}{order}"
 

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganfast import nn as fused_nn
 
@@ -61,9 +60,6 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
 
 
 def _convert(layer: Any, process_group: Any) -> None:
-    plain: _BatchNorm = fused_nn.SyncBatchNorm(layer.num_features, affine=False)
-    settings = ("activation", "negative_slope", "order", "splits")
-    kept = {name: getattr(layer, name, getattr(plain, name)) for name in settings}
     layer.__class__ = fused_nn.SyncBatchNorm
-    vars(layer).update(kept, process_group=process_group)
+    vars(layer).update({**fused_nn.SETTINGS, **vars(layer), "process_group": process_group})
     vars(layer).pop("_before_fusion", None)  # unfuse would take the synchronisation away

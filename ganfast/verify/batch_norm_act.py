@@ -9,19 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfast.activations import ACTIVATIONS, ORDERS
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 from ganfast.verify.bounds import layer_bounds, penalty_bounds
 from ganfast.verify.exactness import Verdict, judge, run, twin
 from ganfast.verify.runner import CHECKS, Check
 
 N, C, H, W = 8, 18, 9, 7  # odd sizes, so that tails are met
-ACTIVATIONS: tuple[tuple[str | None, str], ...] = (
-    (None, "norm_act"),
-    ("relu", "norm_act"),
-    ("leaky_relu", "norm_act"),
-    ("relu", "act_norm"),
-    ("leaky_relu", "act_norm"),
-)
+PLACES = [(a, order) for order in ORDERS for a in ACTIVATIONS if a or order == "norm_act"]
+"""Each activation on each side of the normalisation."""
 MODES: dict[str, dict[str, Any]] = {
     "training": {},
     "evaluation": {},
@@ -79,7 +75,7 @@ INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[torch.dtype, ...]]] = 
 def checks(dtype: torch.dtype, device: str) -> Iterator[Check]:
     """Yield the checks of one dtype."""
     for layout, make in LAYOUTS.items():
-        for activation, order in ACTIVATIONS:
+        for activation, order in PLACES:
             for mode, options in MODES.items():
                 name = f"{order} {activation}, {mode}"
                 layer = partial(_layer, layout, mode, dtype, device, activation, order, options)

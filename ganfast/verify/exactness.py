@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ganfast.fusion.unfused import torch_pair
+
 __all__ = [
     "ROUNDINGS",
     "Verdict",
@@ -137,26 +139,9 @@ def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor 
 
 
 def twin(layer: Any, dtype: torch.dtype | None = None) -> nn.Sequential:
-    """Build torch's pair for one fused layer, with copies of its parameters and buffers."""
-    torch_class = next(c for c in type(layer).__mro__ if c.__module__.startswith("torch.nn"))
-    own = [t.dtype for t in layer.state_dict().values() if t.is_floating_point()]
-    norm = torch_class(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-    )
-    if own:
-        norm.to(own[0])
-    norm.load_state_dict(layer.state_dict())
-    act: nn.Module
-    if layer.activation == "relu":
-        act = nn.ReLU()
-    elif layer.activation == "leaky_relu":
-        act = nn.LeakyReLU(layer.negative_slope)
-    else:
-        act = nn.Identity()
-    pair = nn.Sequential(norm, act) if layer.order == "norm_act" else nn.Sequential(act, norm)
-    pair = pair.to(dtype or (own[0] if own else torch.float32))  # the counter stays an integer
-    pair = pair.to(next(iter(layer.state_dict().values())).device if own else "cpu")
-    return pair.train(layer.training)
+    """Build torch's pair for one fused layer, in its own dtype or another."""
+    pair = torch_pair(layer)
+    return pair if dtype is None else pair.to(dtype)  # the counter stays an integer
 
 
 def norm_of(pair: nn.Module) -> Any:

@@ -36,9 +36,9 @@ USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capab
 # A file and the tests of it, then its mutations: name | old text, which must occur once | new text.
 TABLE = r"""
 ganfast/activations.py: batch_norm_act
-slope | torch.nn.functional.leaky_relu, | lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
+slope | "leaky_relu": Activation(\n        functional.leaky_relu, | "leaky_relu": Activation(lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
 NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
-mask at zero, relu | torch.ops.aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
+mask at zero, relu | _aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
 mask at zero, leaky_relu | leaky_relu_backward.default(dy, z, slope | leaky_relu_backward.default(dy, z + 1e-30, slope
 ganfast/ops/batch_norm_act/reference.py: batch_norm_act
 eps | rstd = (var + eps).rsqrt() | rstd = (var + 2 * eps).rsqrt()
@@ -47,7 +47,7 @@ rest of the mean | shift = b - rest * scale | shift = b.expand_as(scale)
 momentum | (1 - step) * running.to(batch.dtype) + step | step * running.to(batch.dtype) + (1 - step)
 momentum None | num_batches_tracked.to(u.dtype).reciprocal() | (num_batches_tracked + 1).to(u.dtype).reciprocal()
 splits order | t.reshape(splits, images, channels, positions) | t.reshape(images, splits, channels, positions).transpose(0, 1)
-mask of backward | gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope) | gate(g, (xs - mean) * scale, negative_slope)
+mask of backward | act.gate_after(g, torch.addcmul(shift, u - mean, scale)) | act.gate_after(g, (u - mean) * scale)
 mean of d_dy | (v - mean_v - h * mean_vh) + p * h | (v - h * mean_vh) + p * h
 last term of d_x | (mean_eh + w * rstd * s / count) | mean_eh
 statistics of the third derivative | live_mean.reshape(scale.shape), (var + eps).rsqrt() | live_mean.reshape(scale.shape), rstd

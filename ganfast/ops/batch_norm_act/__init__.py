@@ -35,7 +35,7 @@ rstd, scale, shift, in float32 (float64 for float64). With ``m`` the mean as it 
 Subtracting first makes the error of z that of rounding u - m, however large mean / std is; shift
 takes up what rounding the mean left over.
 
-The double backward is derived beside its kernel, in ``eager.double_backward``.
+The double backward is derived beside its kernel, in ``reference.double_backward``.
 """
 
 from __future__ import annotations
@@ -177,12 +177,12 @@ class _Forward(torch.autograd.Function):
         op: Any,
         arguments: tuple[Any, ...],
         eps: float,
-        shape_of_op: tuple[str | None, float, str],
+        act: tuple[str | None, float, str],
     ) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             y, stats = op(x, weight, bias, *arguments)
         ctx.save_for_backward(x, weight, stats)
-        ctx.constants = (eps, op is train, *shape_of_op)
+        ctx.constants = (eps, op is train, *act)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return y, stats
@@ -243,14 +243,14 @@ def _train_autograd(
     num_batches_tracked: Tensor | None,
     momentum: float | None,
     eps: float,
-    *shape_and_splits: Any,
+    *act_and_splits: Any,
 ) -> Any:
     buffers = (running_mean, running_var, num_batches_tracked)
     for buffer in buffers:
         if buffer is not None:  # as torch's own in-place update would
             torch.autograd.graph.increment_version(buffer)
-    arguments = (*buffers, momentum, eps, *shape_and_splits)
-    return _Forward.apply(x, weight, bias, train, arguments, eps, shape_and_splits[:3])
+    arguments = (*buffers, momentum, eps, *act_and_splits)
+    return _Forward.apply(x, weight, bias, train, arguments, eps, act_and_splits[:3])
 
 
 def _eval_autograd(
@@ -260,10 +260,10 @@ def _eval_autograd(
     running_mean: Tensor,
     running_var: Tensor,
     eps: float,
-    *shape_of_op: Any,
+    *act: Any,
 ) -> Any:
-    arguments = (running_mean, running_var, eps, *shape_of_op)
-    return _Forward.apply(x, weight, bias, evaluate, arguments, eps, shape_of_op)
+    arguments = (running_mean, running_var, eps, *act)
+    return _Forward.apply(x, weight, bias, evaluate, arguments, eps, act)
 
 
 def register(*, python_autograd: bool) -> None:

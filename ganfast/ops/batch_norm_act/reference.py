@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.activations import ACTIVATIONS
+from ganfast.activations import FusedActivation
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
 
 
@@ -31,10 +31,8 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    act = ACTIVATIONS[activation].apply
-    u = _chunked(x, x, splits)
-    if order == "act_norm":
-        u = act(u, negative_slope)
+    act = FusedActivation(activation, negative_slope, order)
+    u = act.before(_chunked(x, x, splits))
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
     if x.numel() == 0:  # a gradient of 0, not of NaN
@@ -53,8 +51,7 @@ def train(
             step = momentum
         _follow(running_mean, (mean + rest)[chunk].flatten(), step)
         _follow(running_var, correction * var[chunk].flatten(), step)
-    y = act(z, negative_slope) if order == "norm_act" else z
-    return _restored(y, x), stats
+    return _restored(act.after(z), x), stats
 
 
 def evaluate(
@@ -72,13 +69,10 @@ def evaluate(
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
-    act = ACTIVATIONS[activation].apply
-    u = _chunked(x, x, 1)
-    if order == "act_norm":
-        u = act(u, negative_slope)
+    act = FusedActivation(activation, negative_slope, order)
+    u = act.before(_chunked(x, x, 1))
     z, stats = _normalised(u - mean, mean, torch.zeros_like(mean), var, weight, bias, eps)
-    y = act(z, negative_slope) if order == "norm_act" else z
-    return _restored(y, x), stats
+    return _restored(act.after(z), x), stats
 
 
 def backward(
@@ -95,14 +89,13 @@ def backward(
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
-    act, gate = ACTIVATIONS[activation].apply, ACTIVATIONS[activation].gate
+    act = FusedActivation(activation, negative_slope, order)
     splits = stats.shape[0]
     mean, rstd, scale, shift = _per_channel(stats)
     xs, g = _chunked(x, x, splits), _chunked(dy, x, splits)
-    if order == "norm_act":
-        u, g = xs, gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope)
-    else:
-        u = act(xs, negative_slope)
+    u = act.before(xs)
+    if order == "norm_act":  # else z is not needed
+        g = act.gate_after(g, torch.addcmul(shift, u - mean, scale))
     if training and x.numel():
         weight = _to(weight, stats.dtype)
         mask = [need_dx, need_affine, need_affine]
@@ -122,8 +115,7 @@ def backward(
         du = g * scale
         dbias = g.sum((0, 1, 3)) if need_affine else None
         dweight = (g * (u - mean) * rstd).sum((0, 1, 3)) if need_affine else None
-    if order == "act_norm":
-        du = gate(du, xs, negative_slope)
+    du = act.gate_before(du, xs)
     return (
         _restored(du, x) if need_dx else x.new_empty(0),
         dweight if dweight is not None else stats.new_empty(0),
@@ -161,7 +153,8 @@ def double_backward(
     splits = stats.shape[0]
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     terms = v, ddweight, ddbias, g, _chunked(x, x, splits), weight, stats
-    d_dy, d_x, d_weight = _double_backward(*terms, training, activation, negative_slope, order)
+    act = FusedActivation(activation, negative_slope, order)
+    d_dy, d_x, d_weight = _double_backward(*terms, training, act)
     if not x.numel():  # means of nothing are NaN
         d_weight = torch.zeros_like(d_weight)
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
@@ -189,16 +182,16 @@ def double_backward_differentiable(
     splits = stats.shape[0]
     xs = _chunked(x, x, splits)
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
+    act = FusedActivation(activation, negative_slope, order)
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
-        u = ACTIVATIONS[activation].apply(xs, negative_slope) if order == "act_norm" else xs
+        u = act.before(xs)
         live_mean = u.mean((1, 3), keepdim=True)
         var = (u - live_mean).square().mean((1, 3))
         mean, rstd = live_mean.reshape(scale.shape), (var + eps).rsqrt()
     live = torch.stack((mean, rstd, scale, shift), dim=1)
-    d_dy, d_x, d_weight = _double_backward(
-        v, ddweight, ddbias, g, xs, weight, live, training, activation, negative_slope, order
-    )
+    terms = v, ddweight, ddbias, g, xs, weight, live
+    d_dy, d_x, d_weight = _double_backward(*terms, training, act)
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
@@ -211,24 +204,19 @@ def _double_backward(
     weight: Tensor | None,
     stats: Tensor,
     training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    act: FusedActivation,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate the formulas on tensors of shape (splits, n, C, P)."""
     assert g is not None
-    gate = ACTIVATIONS[activation].gate
     mean, rstd, scale, shift = _per_channel(stats)
     w, p, q = (
         default if vector is None else vector.to(stats.dtype).reshape(1, 1, -1, 1)
         for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
     )
     v = torch.zeros_like(xs) if v is None else v
-    z = torch.addcmul(shift, xs - mean, scale)
-    if order == "norm_act":
-        u, g = xs, gate(g, z, negative_slope)
-    else:
-        u, v = ACTIVATIONS[activation].apply(xs, negative_slope), gate(v, xs, negative_slope)
+    u = act.before(xs)
+    z = torch.addcmul(shift, u - mean, scale)
+    g, v = act.gate_after(g, z), act.gate_before(v, xs)
     h = (u - mean) * rstd
     dims = (1, 3)
     if training:
@@ -244,10 +232,7 @@ def _double_backward(
         s = (v * g).sum(dims, keepdim=True)
         d_g = w * rstd * v + p * h + q
         d_u = p * rstd * g
-    if order == "norm_act":
-        d_g = gate(d_g, z, negative_slope)
-    else:
-        d_u = gate(d_u, xs, negative_slope)
+    d_g, d_u = act.gate_after(d_g, z), act.gate_before(d_u, xs)
     return d_g, d_u.expand(xs.shape), (rstd * s).sum(0).flatten()
 
 

@@ -25,8 +25,10 @@ def activate(z, slope, ACTIVATION: tl.constexpr):
         return tl.where(z < 0, 0.0, z)  # keeps NaN, as torch does
     elif ACTIVATION == "leaky_relu":
         return tl.where(z > 0, z, z * slope)
-    else:
+    elif ACTIVATION is None:
         return z
+    else:
+        tl.static_assert(False, "activate lacks this activation")
 
 
 @triton.jit
@@ -36,8 +38,10 @@ def gate(dy, z, slope, ACTIVATION: tl.constexpr):
         return tl.where(z <= 0, 0.0, dy)
     elif ACTIVATION == "leaky_relu":
         return tl.where(z > 0, dy, dy * slope)
-    else:
+    elif ACTIVATION is None:
         return dy
+    else:
+        tl.static_assert(False, "gate lacks this activation")
 
 
 @triton.jit
