@@ -64,7 +64,7 @@ ORDERS = ("norm_act", "act_norm")
 """``norm_act``: act(bn(x)).  ``act_norm``: bn(act(x))."""
 
 
-class FusedActivation(NamedTuple):
+class ActivationConfig(NamedTuple):
     """The activation of one layer or call: ``activation``, its slope, and ``order``.
 
     The ops take these three one after another.
@@ -75,7 +75,7 @@ class FusedActivation(NamedTuple):
     order: str = "norm_act"
 
     @classmethod
-    def of(cls, layer: Any) -> FusedActivation:
+    def of(cls, layer: Any) -> ActivationConfig:
         """Return a fused layer's."""
         return cls(layer.activation, layer.negative_slope, layer.order)
 

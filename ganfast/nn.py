@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ganfast import functional
-from ganfast.activations import FusedActivation, check_activation, check_order
+from ganfast.activations import ActivationConfig, check_activation, check_order
 from ganfast.functional.losses import check_gan_loss
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-SETTINGS: dict[str, Any] = {**FusedActivation()._asdict(), "splits": 1}
+SETTINGS: dict[str, Any] = {**ActivationConfig()._asdict(), "splits": 1}
 """The keywords that layers have beyond torch's, with their defaults."""
 
 
@@ -70,6 +71,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         self.splits = splits
 
     def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
+            return _leaf(self, input)
         self._check_input_dim(input)
         # The dictionaries, because nn.Module's attribute look-up costs more than the arithmetic
         # of a small layer: five look-ups are 4 us, the op's dispatch 3.
@@ -83,8 +86,9 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
             input,
             running_mean,
             running_var,
-            parameters["weight"],
-            parameters["bias"],
+            # Pruned and parametrised ones are attributes, slow to look up.
+            parameters["weight"] if "weight" in parameters else self.weight,  # noqa: SIM401
+            parameters["bias"] if "bias" in parameters else self.bias,  # noqa: SIM401
             training,
             self.momentum,
             self.eps,
@@ -99,7 +103,7 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         text: str = super().extra_repr()
         if self.activation is not None:
             text += f", activation={self.activation!r}"
-            if FusedActivation.of(self).row.takes_slope:
+            if ActivationConfig.of(self).row.takes_slope:
                 text += f", negative_slope={self.negative_slope}"
             if self.order != "norm_act":
                 text += f", order={self.order!r}"
@@ -112,6 +116,11 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
         # A module pickled as torch's own class, or before these keywords existed.
         for name, default in SETTINGS.items():
             vars(self).setdefault(name, default)
+
+
+def _leaf(module: torch.nn.Module, input: Proxy) -> Any:
+    tracer: Any = input.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganfast.activations import ACTIVATIONS, FusedActivation
+from ganfast.activations import ACTIVATIONS, ActivationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOPE = 0.3
@@ -22,7 +22,7 @@ ROWS = pytest.mark.parametrize("name", list(ACTIVATIONS))
 def test_torchs_layer_and_functions_compute_the_same(name):
     row = ACTIVATIONS[name]
     y = row.apply(Z, SLOPE)
-    torch.testing.assert_close(FusedActivation(name, SLOPE).layer()(Z), y, equal_nan=True)
+    torch.testing.assert_close(ActivationConfig(name, SLOPE).layer()(Z), y, equal_nan=True)
     slope = (SLOPE,) if row.takes_slope else ()
     for function in row.functions:
         call = getattr(torch.Tensor, function) if isinstance(function, str) else function
@@ -36,7 +36,7 @@ def test_the_gradient_is_torchs(name):
     z = torch.cat((Z, kinks, kinks.nextafter(kinks + 1), kinks.nextafter(kinks - 1)))
     given = z.clone().requires_grad_()
     dy = torch.linspace(-2, 3, len(z))
-    FusedActivation(name, SLOPE).layer()(given).backward(dy)
+    ActivationConfig(name, SLOPE).layer()(given).backward(dy)
     torch.testing.assert_close(row.gate(dy, z, SLOPE), given.grad, rtol=0, atol=0, equal_nan=True)
 
 

@@ -36,7 +36,7 @@ TINY_SHAPE = (2, 8, 4, 4)
 TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
 FOR_IMAGES_ONLY = ("timm", "inplace_abn")
 CANNOT = {"double backward": ("compile", "timm", "inplace_abn")}
-"""Peers without second derivatives, or with the very ones of torch."""
+"""Peers without second derivatives, or with those of torch."""
 
 
 def suite(options: Options) -> Iterator[Case]:

@@ -29,7 +29,7 @@ __all__ = ["SHAPES", "suite"]
 Call = Callable[..., tuple[Tensor, ...]]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((64,), (128,), (128, 1, 30, 30), (2**24,))
-"""Scores of a DCGAN's batch, of a PatchGAN's, and enough of them to fill memory."""
+"""Scores of a batch of DCGAN, of PatchGAN, and more than any cache holds."""
 
 
 def suite(options: Options) -> Iterator[Case]:

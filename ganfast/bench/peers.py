@@ -1,4 +1,4 @@
-"""The layers and loops that ganfast is measured beside, and why one may be missing."""
+"""The peers that ganfast is compared with, and why one may be missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PEERS = {
 
 
 def why_missing(name: str, suite_peers: tuple[str, ...], device: str) -> str:
-    """Return why a peer cannot be measured, or "" where it can."""
+    """Return why a peer cannot be measured, or "" if it can."""
     if name not in suite_peers:
         return "has no counterpart in this suite"
     if name in BACKENDS:
@@ -39,7 +39,7 @@ def why_missing(name: str, suite_peers: tuple[str, ...], device: str) -> str:
     elif name in ("timm", "inplace_abn"):
         try:
             importlib.import_module(name)
-        except Exception as error:  # a package built for another torch fails in its own ways
+        except Exception as error:  # a package built for another torch may fail in any way
             return f"{str(error).partition(chr(10))[0]} (pip install {name})"
     return ""
 
@@ -71,7 +71,7 @@ def layer(name: str, pair: Any, ours: nn.Module) -> Any:
 
 
 class _Copied(nn.Module):
-    """Hand a layer that overwrites its input a copy, as the layer before it would make."""
+    """Give a layer that overwrites its input a copy, as an earlier layer would write it."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ TITLES = {
     "step": "training step",
 }
 TAKEN = ("peak MB", "eager's peak MB", "ours over eager's", "kernels", "eager's kernels")
-"""Columns of whole steps, each only where a file of results says something there."""
+"""Columns of whole steps, each shown if a file of results has values for it."""
 
 
 def render(text: str, name: str, rendered: str) -> str:
@@ -169,7 +169,7 @@ def _rows(results: Sequence[Result]) -> str:
 
 
 def _taken(result: Result) -> dict[str, str]:
-    """Return what a step takes beside time, by heading; "" where it was not measured."""
+    """Return memory and kernels of a step by heading; "" if they were not measured."""
     megabytes = {name: f"{size / 1e6:.0f}" for name, size in result.peak_bytes.items()}
     kernels = {name: str(count) for name, count in result.kernels.items()}
     share = result.share_of_peak("eager")

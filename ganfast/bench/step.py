@@ -28,13 +28,13 @@ from ganfast.training import GANStep
 __all__ = ["suite"]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64), (128, 3, 64, 64))
-"""Batch, channels and sides of the images: MNIST's padded to 32, and the paper's, whose batches
-are of 128."""
+"""Batch, channels, height and width: MNIST padded to 32, and the paper's images, whose batch is
+128."""
 
 WIDTH = {32: 32, 64: 64}
 
 INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
-"""Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
+"""Peers between the plain loop and ganfast's step, each with one more of its parts; and bf16."""
 
 BF16 = ("bf16", "all-bf16")
 
@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "paired": {"paired": True},
     "all-bf16": {"precision": "bf16", "channels_last": True},
 }
-"""Of GANStep, by provider."""
+"""Options of GANStep, by provider."""
 
 
 def suite(options: Options) -> Iterator[Case]:

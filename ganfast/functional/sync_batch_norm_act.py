@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ganfast.activations import FusedActivation
+from ganfast.activations import ActivationConfig
 from ganfast.ops import batch_norm_act as _op
 
 __all__ = ["sync_batch_norm_act"]
@@ -43,7 +43,7 @@ def sync_batch_norm_act(
     """
     y: Tensor = _SyncBatchNormAct.apply(
         x, weight, bias, running_mean, running_var, num_batches_tracked, momentum, eps,
-        FusedActivation(activation, negative_slope, order), group,
+        ActivationConfig(activation, negative_slope, order), group,
     )  # fmt: skip
     return y
 
@@ -60,7 +60,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
         num_batches_tracked: Tensor | None,
         momentum: float | None,
         eps: float,
-        act: FusedActivation,
+        act: ActivationConfig,
         group: Any,
     ) -> Tensor:
         u = _normalised_input(x, act)
@@ -106,7 +106,7 @@ class _SyncBatchNormAct(torch.autograd.Function):
         )
 
 
-def _mean_terms(x: Tensor, stats: Tensor, sums: Tensor, act: FusedActivation) -> Tensor:
+def _mean_terms(x: Tensor, stats: Tensor, sums: Tensor, act: ActivationConfig) -> Tensor:
     """Return what dx has beyond scale * g: the terms with sum(g) / M and sum(g h) / M.
 
     With h = (u - mean) * rstd they are ``-scale * (sum(g) / M + h * sum(g h) / M)``, a line in u
@@ -126,7 +126,7 @@ def _differentiable(
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
-    act: FusedActivation,
+    act: ActivationConfig,
     group: Any,
 ) -> Tensor:
     """Compute y again with operations that autograd can go through, the all-reduce included."""
@@ -159,7 +159,7 @@ def _statistics(u: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> tuple[Tens
     return mean, (squares - mean * mean).clamp_min(0), total
 
 
-def _normalised_input(x: Tensor, act: FusedActivation) -> Tensor:
+def _normalised_input(x: Tensor, act: ActivationConfig) -> Tensor:
     """Return u, what is normalised, in the dtype of the arithmetic."""
     return act.before(x if x.dtype == torch.float64 else x.float())
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
 from ganfast.fusion import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
@@ -143,7 +143,7 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     return report
 
 
-def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
+def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
     """Return the only reader of a BatchNorm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
@@ -161,7 +161,7 @@ def _find_activation(norm: Node) -> tuple[Node, FusedActivation] | str:
         return f"followed by {_target_name(reader)}"
     if _changes_mode(norm, reader):
         return "its activation records gradients otherwise"
-    act = FusedActivation(_ACTIVATIONS[reader.target])
+    act = ActivationConfig(_ACTIVATIONS[reader.target])
     slope = act.negative_slope
     if act.row.takes_slope:
         slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
@@ -197,7 +197,7 @@ def _changes_mode(node: Node, until: Node) -> bool:
     return False
 
 
-def _fuse_pair(name: str, norm: Node, activation: Node, act: FusedActivation) -> FusedLayer:
+def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
     """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]

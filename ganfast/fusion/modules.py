@@ -16,7 +16,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
-from ganfast.activations import ACTIVATIONS, FusedActivation, why_not_slope
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.placeholder import FusedActivation, is_lost
 
 __all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
 
@@ -75,12 +76,11 @@ class FusionReport:
 
 
 class _Origin(NamedTuple):
-    """What `unfuse` needs; a tuple, so that nn.Module does not take the activation for a child."""
+    """What `unfuse` needs; ``paired`` says whether a placeholder has the activation."""
 
     layer_class: type
     settings: dict[str, Any]
-    activation: nn.Module | None
-    placeholder: nn.Module | None
+    paired: bool
 
 
 class _Place(NamedTuple):
@@ -92,10 +92,10 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
     The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d, 3d) with an activation, and an
-    ``nn.Identity`` takes the activation's slot. Layers, parameters and buffers stay the same
-    objects; state_dict, indices, hooks, mode, dtype and device do not change. nn.BCELoss and
-    nn.BCEWithLogitsLoss become ganfast's. Whatever might compute something else stays as it is, and
-    the report says why.
+    ``nn.Identity`` takes the activation's slot and raises where that BatchNorm was replaced since.
+    Layers, parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype
+    and device do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might
+    compute something else stays as it is, and the report says why.
 
     A Sequential's children may also be called one by one (``model[0](x)``). Where such code uses
     the output of the BatchNorm itself, not only what the activation makes of it, fusion changes
@@ -132,7 +132,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
             if reason := _loss_stays(module):
                 report.skipped.append((name, reason))
             else:
-                _convert(module, _LOSSES[type(module)], None, None)
+                _convert(module, _LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
         elif isinstance(module, _BatchNorm) and not _has_activation(module):
             try:
@@ -148,11 +148,13 @@ def unfuse(model: nn.Module) -> None:
     """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
-    that were made as ``ganfast.nn`` layers with an activation are not touched.
+    that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
+    replaced a fused BatchNorm, its activation comes back behind the replacement.
 
     Raises:
         TypeError: ``model`` is not an nn.Module.
-        RuntimeError: the slot of an activation is no longer in the model; nothing is changed then.
+        RuntimeError: the model has one part of a pair only, or a fused layer was parametrised
+            since; nothing is changed then.
 
     Example::
 
@@ -165,23 +167,45 @@ def unfuse(model: nn.Module) -> None:
     """
     _check_module(model)
     places = _places(model)
+    placeholders = {m.norm: m for m in places if isinstance(m, FusedActivation)}
     fused = [(n, m, vars(m)[_ORIGIN]) for n, m in model.named_modules() if _ORIGIN in vars(m)]
-    for name, _, origin in fused:
-        if origin.placeholder is not None and origin.placeholder not in places:
-            raise RuntimeError(
-                f"{name}: the Identity in its activation's slot is not in this model: unfuse the "
-                "model that was fused"
-            )
+    _check_whole(fused, placeholders)
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
         for setting in fused_nn.SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
-        if origin.activation is not None:
-            origin.activation.train(origin.placeholder.training)
-            for parent, slot in places[origin.placeholder]:
-                parent._modules[slot] = origin.activation
+    undone = {module for _, module, _ in fused}
+    for norm, placeholder in placeholders.items():
+        if norm in undone or is_lost(placeholder):
+            placeholder.activation.train(placeholder.training)
+            for parent, slot in places[placeholder]:
+                parent._modules[slot] = placeholder.activation
+
+
+def _check_whole(
+    fused: list[tuple[str, Any, _Origin]], placeholders: dict[nn.Module, FusedActivation]
+) -> None:
+    """Raise RuntimeError where `unfuse` would tear a pair apart or drop what came later."""
+    for name, module, origin in fused:
+        if origin.paired and module not in placeholders:
+            raise RuntimeError(
+                f"{name}: the Identity in its activation's slot is not in this model: unfuse the "
+                "model that was fused"
+            )
+        if parametrize.is_parametrized(module):
+            raise RuntimeError(
+                f"{name} was parametrised after fusion: call "
+                "torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+    norms = {module for _, module, _ in fused}
+    for norm, placeholder in placeholders.items():
+        if hasattr(norm, _ORIGIN) and norm not in norms and not is_lost(placeholder):
+            raise RuntimeError(
+                f"the BatchNorm that computes a {type(placeholder.activation).__name__} is not in "
+                "this model: unfuse the model that was fused"
+            )
 
 
 class _LeftAloneError(Exception):
@@ -259,7 +283,7 @@ def _check_hooks(norm: Any, activation: Any, order: str) -> None:
 
 def _slope(activation: Any) -> Any:
     row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
-    return activation.negative_slope if row.takes_slope else FusedActivation().negative_slope
+    return activation.negative_slope if row.takes_slope else ActivationConfig().negative_slope
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
@@ -305,20 +329,17 @@ def _loss_stays(loss: Any) -> str:
 
 
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
-    placeholder = nn.Identity().train(activation.training)
-    _convert(norm, _NORMS[type(norm)], activation, placeholder)
-    act = FusedActivation(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    _convert(norm, _NORMS[type(norm)], paired=True)
+    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
     vars(norm).update(act._asdict())
-    place.parent._modules[place.slot] = placeholder
+    place.parent._modules[place.slot] = FusedActivation(activation, norm, place.parent)
     return FusedLayer(name, norm.num_features, *act)
 
 
-def _convert(
-    module: nn.Module, cls: type, activation: nn.Module | None, placeholder: nn.Module | None
-) -> None:
+def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
     """Give the module its new class, and what `unfuse` needs."""
     settings = {name: vars(module)[name] for name in fused_nn.SETTINGS if name in vars(module)}
-    origin = _Origin(type(module), settings, activation, placeholder)
+    origin = _Origin(type(module), settings, paired)
     module.__class__ = cls
     if cls in _NORMS:
         vars(module).setdefault("splits", 1)

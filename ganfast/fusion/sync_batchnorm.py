@@ -21,9 +21,10 @@ _LAYERS = tuple(
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
     """Make every BatchNorm of a model a :class:`ganfast.nn.SyncBatchNorm`, in place.
 
-    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which drops a fused activation
-    without a word, it keeps the activation; layers, parameters, buffers and hooks stay the same
-    objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted layers alone.
+    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which drops the activation of a
+    ``ganfast.nn`` layer without a word, it keeps the activation; layers, parameters, buffers and
+    hooks stay the same objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted
+    layers alone.
 
     Args:
         module: the model, or one layer.

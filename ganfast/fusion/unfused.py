@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from ganfast import nn as fused_nn
-from ganfast.activations import FusedActivation
+from ganfast.activations import ActivationConfig
+from ganfast.fusion.placeholder import FusedActivation
 
 __all__ = ["stock", "torch_pair"]
 
@@ -44,6 +45,8 @@ def stock(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if type(child) in _TORCH_CLASSES:
                 setattr(parent, name, _stock(child))
+            elif isinstance(child, FusedActivation):
+                setattr(parent, name, nn.Identity())
     return copied
 
 
@@ -63,6 +66,6 @@ def torch_pair(layer: Any) -> nn.Sequential:
     if tensors:
         norm.to(tensors[0].device, tensors[0].dtype if tensors[0].is_floating_point() else None)
     norm.load_state_dict(layer.state_dict())
-    act = FusedActivation.of(layer).layer()
+    act = ActivationConfig.of(layer).layer()
     pair = (norm, act) if layer.order == "norm_act" else (act, norm)
     return nn.Sequential(*pair).train(layer.training)

@@ -1,4 +1,4 @@
-"""Shuffled batches of images, in an order that a saved state continues exactly."""
+"""Shuffled batches of images, in an order that a saved state continues."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from ganfast.training.errors import DataError
 from ganfast.training.processes import Processes
 
 __all__ = ["Batches", "as_bytes", "as_float"]
+
+OTHER_DATA = (
+    "the images are others than those it was trained on: give those, or go on with these by "
+    "--allow-other-data (allow_other_data=True)"
+)
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -32,20 +37,20 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 class Batches:
-    """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, for ever.
+    """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, without end.
 
-    Every epoch has its own order; images that do not fill a last batch wait for the next epoch.
-    The order depends on the seed alone. Of several processes, which must have the same seed, each
-    gets its part of every batch; the state is the same for all, and for any number of them.
+    Every epoch has its own order, which depends on the seed alone, and leaves out the images that
+    do not fill a last batch. Several processes with the same seed each get their part of every
+    batch; the state is the same in all, and for any number of them.
 
-    The images stay on the device, as bytes, where they take at most half of its free memory; else
-    batches are copied to it while it works on earlier steps.
+    The images stay on the device, as bytes, if they take at most half of its free memory; else
+    batches are copied to it while it computes earlier steps.
 
     Args:
         data: the images.
         batch_size: images a batch, of all processes together.
         seed: of the order.
-        device: where batches are made.
+        device: of the batches.
         processes: that share every batch; None for this one alone.
 
     Raises:
@@ -86,6 +91,7 @@ class Batches:
         self._images = (
             data.images.to(self._device) if _fits(data.images, self._device) else data.images
         )
+        self._fingerprint = data.fingerprint()
         self._rng = torch.Generator().manual_seed(seed)
         self._begin_epoch()
 
@@ -110,26 +116,35 @@ class Batches:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order, as tensors and numbers."""
+        """Return the position in the order, as tensors and numbers."""
         return {
             "rng": self._rng_at_epoch_start,
             "position": self._position,
             "images": len(self._images),
+            "fingerprint": self._fingerprint,
             "batch_size": self.batch_size,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state`` was taken.
+    def load_state_dict(self, state: dict[str, Any], *, allow_other_data: bool = False) -> None:
+        """Continue from the position of ``state``; with other images, as far into an epoch.
 
         Raises:
-            DataError: if it was taken with another number of images or another batch size.
+            DataError: if it was taken with another batch size, or, unless that is allowed, with
+                other images.
         """
-        for name, current in (("images", len(self._images)), ("batch_size", self.batch_size)):
-            if state[name] != current:
+        given = {
+            "batch_size": self.batch_size,
+            "images": len(self._images),
+            "fingerprint": self._fingerprint,
+        }
+        for name, value in given.items():
+            saved = state.get(name, value)  # earlier versions wrote no fingerprint
+            if saved != value and not (allow_other_data and name != "batch_size"):
+                advice = "" if name == "batch_size" else f"; {OTHER_DATA}"
                 raise DataError(
-                    f"cannot continue the saved order: it was drawn with {name} = {state[name]}, "
-                    f"now {name} = {current}"
+                    f"cannot continue the saved order: it was drawn with {name} = {saved}, "
+                    f"now {name} = {value}{advice}"
                 )
         self._rng.set_state(state["rng"])
         self._begin_epoch()
-        self._position = state["position"]
+        self._position = min(state["position"], self.batches_per_epoch)

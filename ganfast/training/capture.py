@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 __all__ = ["CapturedStep"]
 
 WARM_UP_STEPS = 3
-"""Steps taken as they are before a capture, so that kernels, states and pools exist."""
+"""Steps taken before a capture, so that kernels, states and memory pools exist."""
 
 
 class CapturedStep:
-    """Take a GANStep's steps, replayed from a CUDA graph where that is possible.
+    """Take a GANStep's steps, replayed from a CUDA graph if that is possible.
 
-    The first steps of every shape of batch are real steps too: nothing is trained twice. Learning
-    rates become tensors on the device, so that a scheduler, or a number put into
-    ``optimizer.param_groups``, reaches the replayed step. What a replay returns is copied.
+    The warm-up steps of every shape of batch train the networks too. Learning rates become tensors
+    on the device, so that a scheduler, or a number put into ``optimizer.param_groups``, reaches
+    the replayed step. What a replay returns is copied.
 
     Args:
-        step: whose ``update`` is taken.
+        step: whose ``update`` is captured.
         mode: "auto", "always" or "never".
     """
 
@@ -108,7 +108,7 @@ class CapturedStep:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        # Where there are several processes, a thread of NCCL's asks for events meanwhile.
+        # With several processes, a thread of NCCL queries events meanwhile.
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         mode = "thread_local" if several else "global"
         with torch.cuda.graph(graph, capture_error_mode=mode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import zipfile
 import zlib
@@ -39,7 +40,7 @@ DEFAULT_ROOT = "data"
 class ImageData:
     """A set of images in memory: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``.
 
-    ``classes`` names the labels 0, 1, ... where their source does.
+    ``classes`` names the labels 0, 1, ... if the source does.
     """
 
     name: str
@@ -56,6 +57,13 @@ class ImageData:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def fingerprint(self) -> str:
+        """Return what tells these images from any others: a digest of their shape and bytes."""
+        digest = hashlib.sha256(str(list(self.images.shape)).encode())
+        for part in self.images.split(256):
+            digest.update(part.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
 
 def load_images(
     spec: str,
@@ -71,7 +79,7 @@ def load_images(
     Args:
         spec: ``digits`` (scikit-learn's scans of handwritten digits, always at hand), ``mnist``,
             ``fashion-mnist``, ``cifar10``, ``folder:PATH`` (every image below PATH, in the order of
-            their names; where all lie in subfolders of PATH, these are their classes) or
+            their names; if all lie in subfolders of PATH, these are their classes) or
             ``npz:PATH`` (array ``x``, uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], and if present
             labels ``y``, integers [N]).
         root: folder in which torchvision keeps mnist, fashion-mnist and cifar10 (default "data").

@@ -1,4 +1,4 @@
-"""Real and generated images in one pass of the discriminator, with the numbers of two passes."""
+"""One pass of the discriminator over real and generated images, with the numbers of two passes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PROBED = 4
 
 
 class Pairing:
-    """Judge two batches in one pass where that changes no number.
+    """Score two batches in one pass if that changes no number.
 
     ganfast's BatchNorm layers normalise the two halves apart (``splits``). Whether every other
-    layer treats images one by one is found by trying: on the first batch, a float64 copy of the
-    discriminator judges a few images both ways, and unless scores and buffers agree, two passes are
-    made from then on. Dropout, spectral_norm in training and minibatch statistics are found so.
+    layer treats images one by one is tried on the first batch: a float64 copy of the discriminator
+    scores a few images both ways, and unless scores and buffers agree, two passes are made from
+    then on. Dropout, spectral_norm in training and minibatch statistics are found this way.
 
     Args:
         discriminator: maps images to scores.
-        refused: why not to pair at all; None to find out.
+        refused: why the batches are not paired at all; None to try it.
     """
 
     def __init__(self, discriminator: nn.Module, refused: str | None) -> None:
@@ -38,11 +38,11 @@ class Pairing:
         self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
 
     def probe(self, real: Tensor, processes: Processes | None = None) -> None:
-        """Find out, on the first batch, whether the two ways agree, in all processes."""
+        """Try on the first batch whether both ways agree, in all processes."""
         if not self._probed:
             self._probed = True
             self._reason = self._why_not(real)
-            # Else layers that synchronise would meet other layers than their own.
+            # Else synchronised layers would meet the collectives of other layers.
             if (processes or Processes()).any(self._reason is not None):
                 self._reason = self._reason or "another process found that it cannot be done"
 
@@ -54,11 +54,11 @@ class Pairing:
 
     @property
     def possible(self) -> bool:
-        """Whether one pass has the numbers of two, as far as it was tried, and is wanted."""
+        """Whether one pass is wanted and, as far as was tried, has the numbers of two."""
         return self._reason is None
 
     def judge(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the scores of real and of generated images, in this order, from one pass."""
+        """Return the scores of real and generated images, in this order, from one pass."""
         with _split(self._layers):
             scores: Tensor = self.discriminator(torch.cat([real, fake]))
         return scores
@@ -92,7 +92,7 @@ class Pairing:
 
 @contextmanager
 def _split(layers: list[nn.Module]) -> Iterator[None]:
-    """Have layers treat the halves of a batch as they treat a batch."""
+    """Have layers normalise each half of a batch apart."""
     for layer in layers:
         layer.splits = 2 * int(layer.splits)  # type: ignore[arg-type, assignment]
     try:

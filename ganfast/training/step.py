@@ -12,14 +12,12 @@ from torch.optim import Optimizer
 from ganfast.nn import GANLoss
 from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
+from ganfast.training.options import PRECISIONS, TrainingOptions, check_options
 from ganfast.training.pairing import Pairing
 from ganfast.training.penalties import gradient_penalty, r1_penalty
 from ganfast.training.processes import Processes
 
-__all__ = ["PRECISIONS", "GANStep", "StepResult"]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CAPTURES = ("auto", "always", "never")
+__all__ = ["GANStep", "StepResult"]
 
 
 class StepResult(NamedTuple):
@@ -27,7 +25,7 @@ class StepResult(NamedTuple):
 
     ``real_score`` and ``fake_score`` are the mean scores of real and generated images before the
     discriminator's update: probabilities to be real for the loss "bce". ``d_loss`` contains the
-    penalty, where there is one.
+    penalty, if there is one.
     """
 
     d_loss: Tensor
@@ -53,22 +51,22 @@ class GANStep:
             size and returns the batch of them.
         paired: whether the discriminator sees real and generated images in one batch, each half
             normalised with its own statistics: the numbers of two passes with half the launches,
-            and both halves in memory at once. Where a layer does not allow it, two passes are made
-            and :meth:`explain` says why. None for where launches count: on GPUs.
+            and both halves in memory at once. If a layer does not allow it, two passes are made
+            and :meth:`explain` says why. None pairs on GPUs, to save launches.
         precision: "fp32"; "bf16" or "fp16" for what torch.autocast computes in these dtypes, with
             scaled losses for "fp16". Parameters stay as they are.
-        channels_last: whether weights and images are laid out channels-last; None for where that
-            is faster: on GPUs with "bf16" and "fp16".
-        capture: "auto" replays the whole step as one CUDA graph where that is possible; "always"
-            raises where it is not; "never".
+        channels_last: whether weights and images are laid out channels-last; None for the faster
+            layout: channels-last on GPUs with "bf16" and "fp16".
+        capture: "auto" replays the whole step as one CUDA graph if that is possible; "always"
+            raises if it is not; "never".
         ema: decay of an average of the generator's weights, a :class:`WeightAverage` kept in
             ``self.average``; None for none.
         penalty: weight of the gradient penalty (Gulrajani et al. 2017, equation 3), 0 for none.
         r1: weight gamma of the penalty on the gradient at real images (Mescheder et al. 2018,
             equation 9), 0 for none.
         processes: that take the step together, each with its part of the batch; None for this one
-            alone. The networks become those of process 0, and what is measured is the mean. Seed
-            all alike: each takes its part of the random numbers of the whole batch.
+            alone. The networks become those of rank 0, and what is measured is the mean. All need
+            the same seed: each takes its part of the random numbers of the whole batch.
 
     Raises:
         ValueError: an option that is not one of those above.
@@ -106,12 +104,7 @@ class GANStep:
         r1: float = 0.0,
         processes: Processes | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        if capture not in CAPTURES:
-            raise ValueError(f"capture must be one of {', '.join(CAPTURES)}, got {capture!r}")
-        if penalty < 0 or r1 < 0:
-            raise ValueError(f"penalties must not be negative, got penalty={penalty}, r1={r1}")
+        check_options(TrainingOptions, precision=precision, capture=capture, penalty=penalty, r1=r1)
         if precision == "fp16" and (penalty or r1):
             raise ValueError("a penalty's gradients overflow in fp16: use precision='bf16'")
         self.generator = generator
@@ -147,7 +140,7 @@ class GANStep:
         return self.captured(real)
 
     def explain(self) -> str:
-        """Say which options are in force, and why not those asked for."""
+        """Say which options are in force, and why others are not."""
         layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
         return "\n".join(
             (
@@ -158,7 +151,7 @@ class GANStep:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the step itself remembers: the scaler and the average."""
+        """Return the state of the scaler and of the average."""
         average = None if self.average is None else self.average.state_dict()
         return {"scaler": self.scaler.state_dict(), "average": average}
 
@@ -166,10 +159,10 @@ class GANStep:
         """Restore what ``state_dict`` returned.
 
         Raises:
-            ValueError: one of the two has an average and the other has not.
+            ValueError: only one of state and step has an average.
         """
         if (self.average is None) != (state["average"] is None):
-            raise ValueError("the state has an average of weights and this step not, or conversely")
+            raise ValueError("only one of the state and this step has an average of weights")
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -223,9 +216,9 @@ class GANStep:
         return loss.detach(), real_score, fake_score
 
     def _judge_apart(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Let go of what was kept of the real images before the generated ones are judged.
+        """Score in two passes, and free the graph of the real images before the second.
 
-        A loss is a sum of a term of either kind: held fixed, the other one adds no gradient.
+        A loss is the sum of a term for either kind: with detached scores, a term has no gradient.
         """
         with self._autocast():
             of_real = self.discriminator(real)
@@ -249,14 +242,14 @@ class GANStep:
         self.optimizer_g.zero_grad(set_to_none=True)
         with self._autocast():
             loss = self.loss.generator(self.discriminator(fake))
-        # The discriminator's own gradients would be thrown away: ask only for the generator's.
+        # The discriminator's gradients are not needed.
         inputs = [p for p in self.generator.parameters() if p.requires_grad]
         self.scaler.scale(loss).backward(inputs=inputs)
         self._follow_gradients(self.optimizer_g)
         return loss.detach()
 
     def _follow_gradients(self, optimizer: Optimizer) -> None:
-        # Averaged before the scaler looks: what overflows in one process does so in all.
+        # Averaged before the scaler's check: an overflow in one process is then one in all.
         groups = optimizer.param_groups
         self.processes.average_gradients(p for group in groups for p in group["params"])
         self.scaler.step(optimizer)

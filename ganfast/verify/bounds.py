@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.activations import FusedActivation
+from ganfast.activations import ActivationConfig
 from ganfast.verify.exactness import rounding
 
 __all__ = ["NormBounds", "layer_bounds", "penalty_bounds"]
@@ -74,7 +74,7 @@ class NormBounds:
         stats: Tensor | None = None,
         training: bool | None = None,
     ) -> None:
-        self.act = FusedActivation(*act)
+        self.act = ActivationConfig(*act)
         self.shape, self.splits = x.shape, splits
         self.training = running is None if training is None else training
         arithmetic = torch.finfo(torch.promote_types(x.dtype, torch.float32))
@@ -292,7 +292,7 @@ def _of_layer(layer: Any, x: Tensor) -> NormBounds:
     running = None
     if not layer.training and layer.running_mean is not None:
         running = layer.running_mean, layer.running_var
-    act, options = FusedActivation.of(layer), {"eps": layer.eps, "running": running}
+    act, options = ActivationConfig.of(layer), {"eps": layer.eps, "running": running}
     return NormBounds(x, layer.weight, layer.bias, act, splits=layer.splits, **options)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 pytest.importorskip("torchvision")
 
 from ganfast import models
+from ganfast.applications.classifier import finite, settle
 from ganfast.applications.classify import (
     METHODS,
     Options,
@@ -21,7 +22,6 @@ from ganfast.applications.classify import (
     protocol,
 )
 from ganfast.applications.classify import features as features_module
-from ganfast.applications.classify.networks import as_if_apart, finite, settle
 from ganfast.applications.classify.sgan import (
     SemiSupervised,
     Supervised,
@@ -30,6 +30,7 @@ from ganfast.applications.classify.sgan import (
 )
 from ganfast.applications.classify.task import Task
 from ganfast.applications.labelled import LabelledData, load_labelled
+from ganfast.applications.updates import as_if_apart
 from ganfast.training import DataError, DivergenceError, ImageData
 
 TINY = Options(width=4, latent=6, batch_size=8, noise=0.0)

@@ -173,6 +173,34 @@ def test_resume_refuses_contradictions(data: str, tmp_path: Path, fails: Any) ->
     assert main(["train", "--resume", "--out", str(out), "--width", "4"]) == 0
 
 
+def test_resume_notices_other_images(data: str, tmp_path: Path, fails: Any) -> None:
+    out, file = tmp_path / "run", tmp_path / "images.npz"
+    pixels = np.load(file)["x"]
+    train(data, out, "--steps", "3")
+    resume = ["train", "--resume", "--out", str(out), "--steps", "5"]
+    others = {
+        "inverted": 255 - pixels,
+        "one value": np.where(np.arange(pixels.size).reshape(pixels.shape), pixels, ~pixels),
+        "RGB": np.stack([pixels, pixels, ~pixels], -1),
+        "fewer": pixels[:30],
+        "reordered": pixels[::-1],
+    }
+    for name, images in others.items():
+        np.savez(file, x=images)
+        message = fails(*resume)
+        assert "the images are others than those it was trained on" in message, name
+        assert "--allow-other-data" in message
+    np.savez(file, x=pixels)
+    assert main(resume) == 0
+    np.savez(file, x=pixels[:20])
+    assert main([*resume[:-1], "7", "--allow-other-data"]) == 0
+    assert load_newest(out)[1]["step"] == 7
+    assert main([*resume[:-1], "9"]) == 0  # the new images are now the run's
+    assert "--allow-other-data belongs to --resume" in fails(
+        "train", "--out", out, "--allow-other-data"
+    )
+
+
 def test_resume_skips_a_truncated_checkpoint(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Any
 ) -> None:

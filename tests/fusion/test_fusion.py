@@ -15,6 +15,7 @@ from twins import assert_equal_training, draw
 import ganfast
 from ganfast import fuse, unfuse
 from ganfast.activations import ACTIVATIONS
+from ganfast.fusion.placeholder import FusedActivation
 
 
 def block(norm=None, act=None):
@@ -107,7 +108,7 @@ def test_a_shared_activation_is_one_object_again():
     model = copy.deepcopy(MODELS["shared activation"].make())
     fuse(model)
     assert model.first[1] is model.act  # it follows no BatchNorm there
-    assert type(model.second[2]) is nn.Identity
+    assert type(model.second[2]) is FusedActivation
     model = copy.deepcopy(model)
     unfuse(model)
     assert model.second[2] is model.third[2] is model.act
@@ -116,7 +117,7 @@ def test_a_shared_activation_is_one_object_again():
 def test_the_activation_is_no_child_of_the_fused_layer():
     model = block()
     fuse(model)
-    assert [type(m) for m in model] == [nn.Conv2d, ganfast.nn.BatchNorm2d, nn.Identity]
+    assert [type(m) for m in model] == [nn.Conv2d, ganfast.nn.BatchNorm2d, FusedActivation]
     assert list(model[1].modules()) == [model[1]]
     assert not any(isinstance(m, nn.ReLU) for m in model.modules())
 

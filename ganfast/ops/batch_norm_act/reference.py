@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.activations import FusedActivation
+from ganfast.activations import ActivationConfig
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
 
 
@@ -31,7 +31,7 @@ def train(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    act = FusedActivation(activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
     u = act.before(_chunked(x, x, splits))
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
@@ -69,7 +69,7 @@ def evaluate(
     check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
-    act = FusedActivation(activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
     u = act.before(_chunked(x, x, 1))
     z, stats = _normalised(u - mean, mean, torch.zeros_like(mean), var, weight, bias, eps)
     return _restored(act.after(z), x), stats
@@ -89,7 +89,7 @@ def backward(
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
-    act = FusedActivation(activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
     splits = stats.shape[0]
     mean, rstd, scale, shift = _per_channel(stats)
     xs, g = _chunked(x, x, splits), _chunked(dy, x, splits)
@@ -153,7 +153,7 @@ def double_backward(
     splits = stats.shape[0]
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     terms = v, ddweight, ddbias, g, _chunked(x, x, splits), weight, stats
-    act = FusedActivation(activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
     d_dy, d_x, d_weight = _double_backward(*terms, training, act)
     if not x.numel():  # means of nothing are NaN
         d_weight = torch.zeros_like(d_weight)
@@ -182,7 +182,7 @@ def double_backward_differentiable(
     splits = stats.shape[0]
     xs = _chunked(x, x, splits)
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
-    act = FusedActivation(activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
         u = act.before(xs)
@@ -204,7 +204,7 @@ def _double_backward(
     weight: Tensor | None,
     stats: Tensor,
     training: bool,
-    act: FusedActivation,
+    act: ActivationConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate the formulas on tensors of shape (splits, n, C, P)."""
     assert g is not None

@@ -1,0 +1,78 @@
+"""What stands in the slot of an activation that the BatchNorm beside it computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["FusedActivation", "is_lost"]
+
+_MESSAGE = (
+    "the {activation} that ganfast.fuse moved into a BatchNorm is lost: that BatchNorm was "
+    "replaced or removed. ganfast.unfuse(model) puts the activation back; call it before a tool "
+    "that replaces BatchNorms and fuse again afterwards, or call ganfast.convert_sync_batchnorm "
+    "instead of another converter"
+)
+
+
+class FusedActivation(nn.Identity):
+    """Return the input, and make sure that the activation was applied to it.
+
+    Tools that replace a BatchNorm know nothing of an activation inside it. Each call therefore
+    looks for the fused BatchNorm among the children of the Sequential, or within one of them where
+    it was wrapped. Compiled and exported models look once, while they are traced.
+
+    Args:
+        activation: what stood here.
+        norm: the BatchNorm that computes it.
+        parent: the Sequential that has both.
+
+    Raises:
+        RuntimeError: when called without that BatchNorm beside it.
+    """
+
+    def __init__(self, activation: nn.Module, norm: nn.Module, parent: nn.Module) -> None:
+        super().__init__()
+        # A tuple, so that nn.Module does not take them for children. Copies of a whole model refer
+        # to the copies: deepcopy and pickle remember what they have met.
+        self._fused = (activation, norm, parent)
+        self.train(activation.training)
+
+    @property
+    def activation(self) -> Any:
+        """The module that stood here."""
+        return self._fused[0]
+
+    @property
+    def norm(self) -> Any:
+        """The BatchNorm that computes it."""
+        return self._fused[1]
+
+    @property
+    def parent(self) -> Any:
+        """The Sequential that has both."""
+        return self._fused[2]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if is_lost(self):
+            raise RuntimeError(_MESSAGE.format(activation=type(self.activation).__name__))
+        return input
+
+    def extra_repr(self) -> str:
+        return type(self.activation).__name__
+
+
+def is_lost(placeholder: FusedActivation) -> bool:
+    """Return whether the fused BatchNorm is gone from its Sequential."""
+    _, norm, parent = placeholder._fused
+    children = parent._modules.values()
+    return norm not in children and not any(
+        module is norm for child in children if child is not None for module in child.modules()
+    )
+
+
+# A constant to torch.compile, which else would guard the whole search; it compiles again where a
+# BatchNorm was replaced, for it guards the children of a Sequential. The mark is the one that
+# torch.compiler.assume_constant_result sets, which would import all of Dynamo.
+is_lost._dynamo_marked_constant = True  # type: ignore[attr-defined]
