@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 
 from ganfast import functional
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
-from ganfast.fusion import FusedLayer, FusionReport
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
 __all__ = ["compile_fused", "fuse_graph"]

@@ -7,7 +7,6 @@ names that refer to it, to its parameters or to its buffers therefore go on work
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -17,9 +16,11 @@ from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.example import Example
 from ganfast.fusion.placeholder import FusedActivation, is_lost
+from ganfast.fusion.report import FusedLayer, FusionReport
 
-__all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
+__all__ = ["fuse", "unfuse"]
 
 _NORMS: dict[type, type] = {
     layer: getattr(fused_nn, layer.__name__)
@@ -32,47 +33,10 @@ _LOSSES: dict[type, type] = {
 }
 _ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_ADDING_DROPOUTS = (nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
 _ORIGIN = "_before_fusion"
-
-
-class FusedLayer(NamedTuple):
-    """One pair that became one layer, by the name of its BatchNorm."""
-
-    name: str
-    channels: int
-    activation: str | None
-    negative_slope: float
-    order: str
-
-
-@dataclass(repr=False)
-class FusionReport:
-    """Say what was fused and what stays; prints as a table.
-
-    Attributes:
-        fused: the pairs that became one layer each.
-        skipped: (name, reason) of each BatchNorm and loss that stays as it is.
-        losses: (name, class) of the losses that became ganfast's.
-    """
-
-    fused: list[FusedLayer] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    losses: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        rows = [("fused", layer.name, _describe(layer)) for layer in self.fused]
-        rows += [("fused", name, loss) for name, loss in self.losses]
-        rows += [("left", name, reason) for name, reason in self.skipped]
-        if not rows:
-            return "Nothing to fuse: the model has no BatchNorm and no BCE loss of torch's."
-        width = max(len(name) for _, name, _ in rows)
-        lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
-        counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"
-        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is"])
-
-    __repr__ = __str__
 
 
 class _Origin(NamedTuple):
@@ -88,7 +52,17 @@ class _Place(NamedTuple):
     slot: str
 
 
-def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
+class Pair(NamedTuple):
+    """A BatchNorm and an activation that may become one layer, and the activation's slots."""
+
+    name: str
+    norm: Any
+    activation: Any
+    places: list[_Place]
+    order: str
+
+
+def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
     The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d, 3d) with an activation, and an
@@ -97,22 +71,29 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     and device do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might
     compute something else stays as it is, and the report says why.
 
-    A Sequential's children may also be called one by one (``model[0](x)``). Where such code uses
-    the output of the BatchNorm itself, not only what the activation makes of it, fusion changes
-    that value, and no inspection of the model can tell: call ``unfuse``, or fuse other parts of the
-    model only.
+    A Sequential's children may also be called one by one (``model[0](x)``). If such code uses the
+    output of the BatchNorm itself, not only what the activation makes of it, fusion changes that
+    value, and no inspection of the model can tell. ``example_inputs`` tells: the model runs on them
+    in training and in evaluation, before and as if fused, and pairs that change any output or
+    buffer are left. Pairs in other forwards than a Sequential's are then found as well: modules
+    where each output of the BatchNorm is the input of the activation. The model's forward must use
+    its layers alike for all inputs.
 
     Args:
-        model: the whole model, so that layers used in two places are seen.
-        act_norm: also fuse an activation with the BatchNorm behind it, where that BatchNorm is not
+        models: the whole model, so that layers used in two places are seen; several, as a
+            generator, a discriminator and a criterion, are reported as 0, 1 and so on.
+        act_norm: also fuse an activation with the BatchNorm behind it, if that BatchNorm is not
             itself followed by an activation.
+        example_inputs: what one model is called with: a tensor, a tuple of positional arguments or
+            a dictionary of named ones. Modes, buffers and random number generators are restored.
 
     Returns:
         The pairs and losses that were fused, and what was left with the reason. Its text is a
         table.
 
     Raises:
-        TypeError: ``model`` is not an nn.Module.
+        TypeError: a model is not an nn.Module; there are several, or none, for one example.
+        RuntimeError: the model computes something else each time for ``example_inputs``.
 
     Example::
 
@@ -124,9 +105,13 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
         >>> model[1]
         BatchNorm2d(8, eps=1e-05, momentum=0.1, ..., activation='leaky_relu', negative_slope=0.2)
     """
-    _check_module(model)
+    model = _joined(models)
+    if example_inputs is not None and len(models) != 1:
+        raise TypeError(f"example_inputs are those of one model, got {len(models)} models")
+    example = None if example_inputs is None else Example(model, example_inputs)
     places = _places(model)
-    report = FusionReport()
+    fed = _fed(example, places) if example else {}
+    report, pairs = FusionReport(), []
     for name, module in list(model.named_modules()):
         if type(module) in _LOSSES:
             if reason := _loss_stays(module):
@@ -136,15 +121,20 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
                 report.losses.append((name, type(module).__name__))
         elif isinstance(module, _BatchNorm) and not _has_activation(module):
             try:
-                pair = _find_pair(module, places.get(module, []), act_norm)
+                pairs.append(_find_pair(name, module, places, act_norm, fed))
             except _LeftAloneError as reason:
                 report.skipped.append((name, str(reason)))
-            else:
-                report.fused.append(_fuse_pair(name, module, *pair))
+                report.in_forward += isinstance(reason, _InForwardError)
+    kept = example.unchanged(pairs) if example else pairs
+    for pair in pairs:
+        if pair in kept:
+            report.fused.append(_fuse_pair(model, pair))
+        else:
+            report.skipped.append((pair.name, "fused, it would change what the example computes"))
     return report
 
 
-def unfuse(model: nn.Module) -> None:
+def unfuse(*models: nn.Module) -> None:
     """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
@@ -152,7 +142,7 @@ def unfuse(model: nn.Module) -> None:
     replaced a fused BatchNorm, its activation comes back behind the replacement.
 
     Raises:
-        TypeError: ``model`` is not an nn.Module.
+        TypeError: a model is not an nn.Module.
         RuntimeError: the model has one part of a pair only, or a fused layer was parametrised
             since; nothing is changed then.
 
@@ -165,7 +155,7 @@ def unfuse(model: nn.Module) -> None:
         >>> model[1]
         ReLU()
     """
-    _check_module(model)
+    model = _joined(models)
     places = _places(model)
     placeholders = {m.norm: m for m in places if isinstance(m, FusedActivation)}
     fused = [(n, m, vars(m)[_ORIGIN]) for n, m in model.named_modules() if _ORIGIN in vars(m)]
@@ -212,35 +202,63 @@ class _LeftAloneError(Exception):
     """A BatchNorm is left alone; the message is the reason."""
 
 
-def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, Any, str]:
-    """Return the activation's place, the activation and the order, or raise _LeftAloneError."""
+class _InForwardError(_LeftAloneError):
+    """Its reader is in the code of a forward."""
+
+
+def _fed(example: Example, places: dict[nn.Module, list[_Place]]) -> dict[nn.Module, nn.Module]:
+    """Return the BatchNorms whose every output an activation was seen to read, and that one."""
+    norms = [m for m in places if isinstance(m, _BatchNorm) and not _has_activation(m)]
+    readers = [m for m in places if type(m) in (*_ACTIVATIONS, *_ADDING_DROPOUTS)]
+    found = example.feeds(norms, readers)
+    return {norm: reader for norm, reader in found.items() if type(reader) in _ACTIVATIONS}
+
+
+def _find_pair(
+    name: str,
+    norm: Any,
+    places: dict[nn.Module, list[_Place]],
+    act_norm: bool,
+    fed: dict[nn.Module, nn.Module],
+) -> Pair:
+    """Return a BatchNorm and its activation, or raise _LeftAloneError."""
     _check_class(norm)
-    if len(places) != 1:
-        reason = f"is used in {len(places)} places" if places else "stands alone"
-        raise _LeftAloneError(reason)
-    sequential = places[0].parent
-    if not isinstance(sequential, nn.Sequential):
-        raise _LeftAloneError(
-            'outside nn.Sequential; torch.compile(model, backend="ganfast") looks there'
-        )
-    if not _runs_as_sequential(sequential):
-        raise _LeftAloneError(f"{type(sequential).__name__} has a forward of its own")
-    slots = list(sequential._modules.items())
-    index = [slot for slot, _ in slots].index(places[0].slot)
-    behind = (s for s in slots[index + 1 :] if not _returns_its_input(s[1]))
-    slot, activation = next(behind, ("", None))
-    order = "norm_act"
-    if type(activation) not in _ACTIVATIONS:
-        following = f"followed by {type(activation).__name__}" if slot else "last in its Sequential"
-        slot, activation = slots[index - 1] if index else ("", None)
-        order = "act_norm"
-        if not act_norm or type(activation) not in _ACTIVATIONS:
-            raise _LeftAloneError(following)
-        _check_in_place(activation, slots[index - 2][1] if index > 1 else None)
+    try:
+        place, order = _neighbour(norm, places.get(norm, []), act_norm)
+        activation, slots = place.parent._modules[place.slot], [place]
+    except _LeftAloneError:
+        if norm not in fed:
+            raise
+        activation, slots, order = fed[norm], places[fed[norm]], "norm_act"
     _check_hooks(norm, activation, order)
     if reason := why_not_slope(_slope(activation)):
         raise _LeftAloneError(reason)
-    return _Place(sequential, slot), activation, order
+    return Pair(name, norm, activation, slots, order)
+
+
+def _neighbour(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, str]:
+    """Return the place of a BatchNorm's activation in an nn.Sequential, and the order."""
+    if len(places) != 1:
+        reason = f"is used in {len(places)} places" if places else "stands alone"
+        raise _InForwardError(reason)
+    sequential = places[0].parent
+    if not isinstance(sequential, nn.Sequential):
+        raise _InForwardError("outside nn.Sequential")
+    if not _runs_as_sequential(sequential):
+        raise _InForwardError(f"{type(sequential).__name__} has a forward of its own")
+    nothing = ("", None)
+    slots = [nothing, nothing, *sequential._modules.items()]
+    index = [slot for slot, _ in slots].index(places[0].slot, 2)
+    (_, before), in_front = slots[index - 2 : index]
+    behind = next((s for s in slots[index + 1 :] if not _returns_its_input(s[1])), nothing)
+    if type(behind[1]) in _ACTIVATIONS:
+        return _Place(sequential, behind[0]), "norm_act"
+    if act_norm and type(in_front[1]) in _ACTIVATIONS:
+        _check_in_place(in_front[1], before)
+        return _Place(sequential, in_front[0]), "act_norm"
+    if behind is nothing:
+        raise _LeftAloneError("last in its Sequential")
+    raise _LeftAloneError(f"followed by {type(behind[1]).__name__}")
 
 
 def _check_class(norm: Any) -> None:
@@ -328,12 +346,18 @@ def _loss_stays(loss: Any) -> str:
     return ""
 
 
-def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
+def _fuse_pair(model: nn.Module, pair: Pair) -> FusedLayer:
+    norm, activation = pair.norm, pair.activation
+    parent = pair.places[0].parent
+    if norm not in parent._modules.values():  # the last that holds both, and none of its children
+        parent = [m for m in model.modules() if {norm, activation} <= set(m.modules())][-1]
+    placeholder = FusedActivation(activation, norm, parent)
     _convert(norm, _NORMS[type(norm)], paired=True)
-    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), pair.order)
     vars(norm).update(act._asdict())
-    place.parent._modules[place.slot] = FusedActivation(activation, norm, place.parent)
-    return FusedLayer(name, norm.num_features, *act)
+    for holder, slot in pair.places:
+        holder._modules[slot] = placeholder
+    return FusedLayer(pair.name, norm.num_features, *act)
 
 
 def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
@@ -369,16 +393,9 @@ def _has_hooks(module: nn.Module) -> bool:
     return any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
 
 
-def _check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-
-
-def _describe(layer: FusedLayer) -> str:
-    slope = f"({layer.negative_slope:g})" if ACTIVATIONS[layer.activation].takes_slope else ""
-    order = ", in front" if layer.order == "act_norm" else ""
-    return f"{layer.channels} channels, {layer.activation}{slope}{order}"
-
-
-def _count(things: list[Any], one: str, many: str = "") -> str:
-    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"
+def _joined(models: tuple[Any, ...]) -> nn.Module:
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    joined: nn.Module = models[0] if len(models) == 1 else nn.ModuleList(models)
+    return joined

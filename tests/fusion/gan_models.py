@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MODELS", "Style", "dcgan_discriminator", "dcgan_generator"]
+__all__ = [
+    "MODELS", "PatchDiscriminator", "PerceptualFeatures", "Style", "dcgan_discriminator",
+    "dcgan_generator",
+]  # fmt: skip
 
 
 class Style(NamedTuple):
@@ -20,6 +23,7 @@ class Style(NamedTuple):
     fuse: int
     compile: int
     act_norm: int = 0  # pairs beyond those of `fuse` that act_norm=True finds
+    example: int = 0  # pairs beyond those of `fuse` that example inputs find
 
 
 class DCGAN(nn.Module):
@@ -366,16 +370,14 @@ MODELS = {
     "shared activation": Style(SharedActivation, (4, 3, 9, 9), 2, 2),
     "pre-activation": Style(PreActivation, (4, 3, 8, 8), 0, 4),
     "conditional norm": Style(ConditionalNorm, (4, 3, 8, 8), 0, 0),
-    "u-net": Style(lambda: UNetBlock(UNetBlock(UNetBlock()), True), (2, 3, 16, 16), 0, 1),
+    "u-net": Style(lambda: UNetBlock(UNetBlock(UNetBlock()), True), (2, 3, 16, 16), 0, 1, 0, 1),
     "monai patch discriminator": Style(PatchDiscriminator, (2, 3, 32, 32), 2, 2),
     "vqgan patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
     "nnu-net": Style(
         lambda: nn.Sequential(ConvDropoutNormReLU(2, 3), ConvDropoutNormReLU(3, 3)),
-        (2, 2, 4, 4, 4),
-        0,
-        2,
+        *((2, 2, 4, 4, 4), 0, 2, 0, 2),
     ),
-    "ctgan generator": Style(CTGANGenerator, (8, 5), 0, 2),
+    "ctgan generator": Style(CTGANGenerator, (8, 5), 0, 2, 0, 2),
     "encoder": Style(Encoder, (2, 3, 6, 6), 0, 2),
     "module list": Style(Blocks, (4, 3, 8, 8), 2, 2),
     "indexed": Style(Indexed, (4, 3, 8, 8), 2, 2),
