@@ -62,8 +62,9 @@ $(BUILT): $(PACKAGES) $(SOURCES)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -e $(PROJECT)
 	@mkdir -p $(STATE) && rm -f $(STATE)/.built-* && touch $@
 
-# A grid worth looking at within about a minute: half of train's width, twice its batch.
-DEMO := --width 16 --batch-size 64 --steps 2250 --quality-every 1000
+# A grid worth looking at within about a minute: half of train's width, twice its batch. Without
+# the R1 penalty the discriminator wins: a Frechet distance of 12 after twice the steps, not 5.
+DEMO := --width 16 --batch-size 64 --r1 0.2 --steps 1500 --quality-every 500
 
 demo: $(BUILT)
 	@echo "Training a DCGAN (about 70 s on 2 cores) ..."
