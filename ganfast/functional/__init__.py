@@ -1,5 +1,6 @@
 """The functional API of the fused ops."""
 
+from ganfast.functional.balancing import adaptive_weight, lecam_regularization
 from ganfast.functional.batch_norm_act import batch_norm_act
 from ganfast.functional.losses import (
     binary_cross_entropy,
@@ -9,9 +10,11 @@ from ganfast.functional.losses import (
 )
 
 __all__ = [
+    "adaptive_weight",
     "batch_norm_act",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "gan_discriminator_loss",
     "gan_generator_loss",
+    "lecam_regularization",
 ]
