@@ -10,6 +10,7 @@ import logging
 import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,13 +70,15 @@ def compile_fused(
 
     ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
     The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
-    level INFO says what was fused and why the rest stays.
+    level INFO says what was fused and why the rest stays. Once each, it warns with the reasons if
+    nothing was fused, and of a gradient that is to be differentiated again through inductor.
 
     Args:
         graph_module: what Dynamo captured.
         example_inputs: its inputs.
-        options: "inner" is the backend that compiles the result: a name or a callable, "inductor"
-            where it is not given. All others are the inner backend's own.
+        options: "inner" is the backend that compiles the result: a name or a callable. By default
+            it is "inductor" for tensors on GPUs, and if there are a mode or other options, which
+            are the inner backend's own; else "eager", which is faster on CPUs.
         mode: the inner backend's.
         named: what else torch.compile gives to a backend, for the inner one.
 
@@ -90,22 +93,61 @@ def compile_fused(
         torch.Size([4, 3])
     """
     options = dict(options or {})
-    inner = options.pop("inner", "inductor")
+    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in example_inputs)
+    inner = options.pop("inner", "inductor" if on_gpu or options or mode else "eager")
     report = fuse_graph(graph_module)
     stays = "; ".join(f"{name}: {reason}" for name, reason in report.skipped)
     log.info(
         "%d pair(s) and %d loss(es) fused, %d left%s",
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
+    if not (report.fused or report.losses) and (report.skipped or _has_weights(graph_module)):
+        reason = stays or "it has no BatchNorm and no binary cross-entropy of torch's"
+        _warn_once(f"nothing was fused in a graph of this model: {reason}")
     if inner == "inductor":
         from torch import _inductor
 
         options = {**_inductor.list_mode_options(mode), **options} if mode else options
-        compiled: Callable[..., Any] = _inductor.compile(graph_module, example_inputs, options)
-        return compiled
+        return _warn_of_double_backward(_inductor.compile(graph_module, example_inputs, options))
     named |= {name: value for name, value in (("options", options), ("mode", mode)) if value}
-    compiled = torch._dynamo.lookup_backend(inner)(graph_module, example_inputs, **named)
+    compiled: Callable[..., Any] = torch._dynamo.lookup_backend(inner)(
+        graph_module, example_inputs, **named
+    )
     return compiled
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _has_weights(graph_module: GraphModule) -> bool:
+    """Return whether a graph computes with layers, and is not the few operations between them."""
+    found = (
+        node.meta.get("example_value") for node in graph_module.graph.find_nodes(op="placeholder")
+    )
+    return any(isinstance(value, torch.nn.Parameter) for value in found)
+
+
+def _warn_of_double_backward(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the outputs of a graph of inductor's say what to do before torch refuses."""
+
+    def call(*args: Any) -> Any:
+        outputs = compiled(*args)
+        for output in outputs:
+            if isinstance(output, torch.Tensor) and output.requires_grad:
+                output.register_hook(_check_single_backward)
+        return outputs
+
+    return call
+
+
+def _check_single_backward(gradient: torch.Tensor) -> None:
+    if torch.is_grad_enabled():  # as create_graph=True has it
+        _warn_once(
+            "create_graph=True: inductor has no second derivatives; for gradient penalties call "
+            'torch.compile(model, backend="ganfast", options={"inner": "eager"})'
+        )
 
 
 def fuse_graph(graph_module: GraphModule) -> FusionReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.metadata
 import logging
@@ -18,7 +19,7 @@ from torch import nn
 from twins import assert_equal_training, draw
 
 import ganfast
-from ganfast.fusion.graph import compile_fused, fuse_graph
+from ganfast.fusion.graph import _warn_of_double_backward, _warn_once, compile_fused, fuse_graph
 from ganfast.ops import batch_norm_act
 
 FUSED = (batch_norm_act.train, batch_norm_act.evaluate)
@@ -89,7 +90,7 @@ def test_through_inductor(style):
     style = MODELS[style]
     twin = draw(style.make)
     model = copy.deepcopy(twin)
-    compiled = torch.compile(model, backend=compile_fused)
+    compiled = torch.compile(model, backend=compile_fused, options={"inner": "inductor"})
     assert_equal_training(model, twin, style.shape, compiled)
 
 
@@ -331,6 +332,70 @@ def test_reports_name_the_layers():
         ("main.3", 8, "leaky_relu", 0.2, "norm_act"),
         ("main.6", 16, "leaky_relu", 0.2, "norm_act"),
     ]
+
+
+def warnings_of(caplog):
+    records = [r for r in caplog.records if r.name == "ganfast.fusion.graph"]
+    return [r.message for r in records if r.levelno == logging.WARNING]
+
+
+NOTHING_FUSED = {
+    "a reader": (
+        nn.BatchNorm1d,
+        nn.Tanh,
+        "fused in a graph of this model: 0: followed by tanh",
+    ),
+    "no BatchNorm": (nn.InstanceNorm1d, nn.ReLU, "model: it has no BatchNorm and no binary"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING_FUSED)
+def test_nothing_fused_is_one_warning(case, caplog):
+    norm, act, message = NOTHING_FUSED[case]
+    model = nn.Sequential(norm(3), act(), nn.Conv1d(3, 3, 1))
+    _warn_once.cache_clear()
+    for batch in (4, 5, 6):
+        torch.compile(model, backend=compile_fused)(torch.randn(batch, 3, 2))
+    (warning,) = warnings_of(caplog)
+    assert message in warning
+
+
+def test_a_gradient_penalty_through_inductor_names_the_way(caplog):
+    _warn_once.cache_clear()
+    x = torch.randn(4, 3, requires_grad=True)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    refusing = torch._dynamo.lookup_backend("aot_eager")  # as inductor, without its compiler
+    compiled = torch.compile(model, backend=lambda g, i: _warn_of_double_backward(refusing(g, i)))
+    compiled(x).sum().backward()
+    assert not warnings_of(caplog)
+    y = compiled(x)
+    with contextlib.suppress(RuntimeError):  # torch refuses this backward, or the second one
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (warning,) = warnings_of(caplog)
+    assert 'options={"inner": "eager"}' in warning
+    (gradient,) = torch.autograd.grad(
+        torch.compile(model, backend=compile_fused)(x).square().sum(), x, create_graph=True
+    )
+    gradient.square().sum().backward()  # on a CPU the inner backend is eager
+
+
+def test_the_inner_backend_by_default(monkeypatch):
+    seen = []
+
+    def backend(name):
+        return lambda graph_module, inputs, *rest, **named: (
+            seen.append(name), graph_module.forward
+        )[1]  # fmt: skip
+
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", backend)
+    monkeypatch.setattr(torch._inductor, "compile", backend("inductor"))
+    graph_module = torch.fx.symbolic_trace(nn.Identity())
+    for device, options, mode in (
+        ("cpu", None, None), ("meta", None, None), ("cpu", {"max_autotune": True}, None),
+        ("cpu", None, "default"), ("meta", {"inner": "eager"}, None),
+    ):  # fmt: skip
+        compile_fused(graph_module, [3, torch.ones(2, device=device)], options=options, mode=mode)
+    assert seen == ["eager", "inductor", "inductor", "inductor", "eager"]
 
 
 def test_inner_backends_get_their_options(monkeypatch):
