@@ -1,7 +1,7 @@
 """The table of activations that a kernel can fuse.
 
-A row says all that the package knows of an activation; layers, fusion, the torch.compile backend
-and ``ganfast verify`` derive from it. Every backend serves every row: the C++ form is
+A row is all that the package knows of an activation: layers, fusion, the torch.compile backend and
+``ganfast verify`` derive from it. Every backend serves every row: the C++ form is
 ``csrc/common/activation.h``, the Triton form ``ops/batch_norm_act/triton_forward.py``, and a test
 holds their names equal.
 """

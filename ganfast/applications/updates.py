@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-__all__ = ["adam", "as_if_apart", "descend", "set_rate"]
+from ganfast.training.pairing import split, split_layers
+
+__all__ = ["adam", "descend", "in_one_pass", "set_rate"]
 
 
 def adam(network: nn.Module) -> Adam:
@@ -31,7 +33,7 @@ def descend(optimizer: Optimizer, loss: Tensor, rate: float) -> None:
     optimizer.step()
 
 
-def as_if_apart(
+def in_one_pass(
     network: nn.Module, function: Callable[[Tensor], Any], *batches: Tensor
 ) -> list[Any]:
     """Apply a network's function to batches of one size in one pass, with the numbers of several.
@@ -41,14 +43,8 @@ def as_if_apart(
     Returns:
         What the function gives for each batch: a tensor, or a tuple of tensors.
     """
-    layers: list[Any] = [layer for layer in network.modules() if hasattr(layer, "splits")]
-    for layer in layers:
-        layer.splits = len(batches)
-    try:
+    with split(split_layers(network), len(batches)):
         found = function(torch.cat(batches))
-    finally:
-        for layer in layers:
-            layer.splits = 1
     if isinstance(found, Tensor):
         return list(found.chunk(len(batches)))
     return list(zip(*(part.chunk(len(batches)) for part in found), strict=True))

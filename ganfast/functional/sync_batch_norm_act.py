@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all processes, and its activation."""
+"""Batch normalisation over the batches of all processes, with its activation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sync_batch_norm_act(
     process's share, as DistributedDataParallel expects. Differentiable to any order, by torch's own
     operations from the second on.
 
-    Arguments are those of :func:`batch_norm_act`, and ``group``: the processes; None for all.
+    Arguments are those of :func:`batch_norm_act`, and ``group``: the processes, None for all.
 
     Source: Peng et al. 2018, section 3.2, https://arxiv.org/abs/1711.07240
     """
@@ -143,13 +143,13 @@ def _differentiable(
 def _statistics(u: Tensor, all_reduce: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, variance and count over all processes, in double.
 
-    Each process's mean and variance are exact to u's precision; what is summed is in double, where
-    the mean's square loses nothing that matters beside the variance.
+    Each process's mean and variance have u's precision. Sums are in double, so that squaring the
+    mean costs the variance no digits.
     """
     count = u.numel() // u.shape[1]
     if count:
         var, mean = torch.var_mean(u, [d for d in range(u.dim()) if d != 1], correction=0)
-    else:  # this process has no images, but the others wait for it
+    else:  # this process has no images, but takes part in the all-reduce
         var, mean = (u.sum([d for d in range(u.dim()) if d != 1]) for _ in range(2))
     mean, var = mean.double(), var.double()
     size = mean.new_full((1,), count)
@@ -169,7 +169,7 @@ def _per_channel(vector: Tensor, like: Tensor) -> Tensor:
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over the processes; the gradient of a sum that all have is the sum of theirs."""
+    """Sum over the processes; the gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, sums: Tensor, group: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fuse the layers of a model that is already built, by modules or as a graph, and undo it."""
+"""Fuse the layers of an existing model, by modules or as a graph, and undo it."""
 
 from ganfast.fusion.modules import fuse, unfuse
 from ganfast.fusion.report import FusedLayer, FusionReport

@@ -1,7 +1,7 @@
-"""The torch.compile backend "ganfast": pairs found by data flow, then another backend's work.
+"""The torch.compile backend "ganfast": it fuses pairs by data flow and calls another backend.
 
-Dynamo shows every spelling of a layer as a call of a function or method, so a pair is a BatchNorm
-whose output has one reader, an activation, wherever both stand in the model's code.
+Dynamo captures every spelling of a layer as a call of a function or method, so a pair is a
+BatchNorm whose output has one reader, an activation, wherever both are in the model's code.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def compile_fused(
     mode: str | None = None,
     **named: Any,
 ) -> Callable[..., Any]:
-    """Fuse what a captured graph holds and hand it to another backend of torch.compile.
+    """Fuse the pairs and losses of a captured graph and pass it to another torch.compile backend.
 
-    ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
-    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
-    level INFO says what was fused and why the rest stays. Once each, it warns with the reasons if
-    nothing was fused, and of a gradient that is to be differentiated again through inductor.
+    ``torch.compile(model, backend="ganfast")`` calls it, without an import of ganfast. Rewrites the
+    graph with :func:`fuse_graph` and logs one line to ``ganfast.fusion.graph``, at level INFO: what
+    was fused, and why the rest stays. Warns once each, with the reasons, if nothing was fused, and
+    of a gradient that is to be differentiated again through inductor.
 
     Args:
         graph_module: what Dynamo captured.
@@ -80,7 +80,7 @@ def compile_fused(
             it is "inductor" for tensors on GPUs, and if there are a mode or other options, which
             are the inner backend's own; else "eager", which is faster on CPUs.
         mode: the inner backend's.
-        named: what else torch.compile gives to a backend, for the inner one.
+        named: further arguments for the inner backend.
 
     Raises:
         torch._dynamo.exc.InvalidBackend: no backend has the inner one's name.
@@ -123,10 +123,8 @@ def _warn_once(message: str) -> None:
 
 def _has_weights(graph_module: GraphModule) -> bool:
     """Return whether a graph computes with layers, and is not the few operations between them."""
-    found = (
-        node.meta.get("example_value") for node in graph_module.graph.find_nodes(op="placeholder")
-    )
-    return any(isinstance(value, torch.nn.Parameter) for value in found)
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    return any(isinstance(n.meta.get("example_value"), torch.nn.Parameter) for n in inputs)
 
 
 def _warn_of_double_backward(compiled: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,7 +149,7 @@ def _check_single_backward(gradient: torch.Tensor) -> None:
 
 
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
-    """Put the fused ops into a graph as Dynamo captures it, in place.
+    """Rewrite a graph that Dynamo captured with the fused ops, in place.
 
     A batch_norm whose output is read by one activation alone, or first by one in place,
     becomes one op with it; dropouts that return their input do not count. A binary cross-entropy
@@ -240,7 +238,7 @@ def _changes_mode(node: Node, until: Node) -> bool:
 
 
 def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
-    """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
+    """Replace a pair by the fused op, at the BatchNorm's place: buffers change no later."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
@@ -248,7 +246,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -
     graph = norm.graph
     with graph.inserting_before(norm):
         if given["training"]:
-            # The counter is raised by a node of its own.
+            # A node of its own increments num_batches_tracked.
             arguments = (x, weight, bias, *buffers, None, given["momentum"], *fused, 1)
             op = graph.call_function(batch_norm_act.train, arguments)
         else:
@@ -264,7 +262,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -
 
 
 def _fuse_loss(loss: Node) -> str:
-    """Call ganfast's loss, on logits where a sigmoid made the probabilities; say what it was."""
+    """Replace a loss by ganfast's, on logits if they are a sigmoid's; return what it replaced."""
     graph = loss.graph
     given = _arguments(loss, *_LOSS_ARGUMENTS)
     function = _LOSSES[loss.target]
@@ -289,27 +287,30 @@ def _fuse_loss(loss: Node) -> str:
 
 
 def _sigmoid_and_views(loss: Node, probabilities: Any) -> list[Node]:
-    """Return the nodes that lead from logits to a loss, last first; none where they must stay."""
-    chain: list[Any] = []
-    node: Any = probabilities
-    while isinstance(node, Node) and _called(node) in (*_VIEWS, *_SIGMOIDS):
+    """Return the nodes that lead from logits to a loss, last first; none if they must stay."""
+    chain = _back_to_sigmoid(probabilities)
+    if not chain:
+        return []
+    sigmoid, logits = chain[-1], chain[-1].args[0]
+    if not isinstance(logits, Node) or _dtype(sigmoid) != _dtype(logits):
+        return []
+    # The logits are read later than before: nothing may write to them, nor to the probabilities.
+    tensors = {_storage(node) for node in (*chain, logits)}
+    nodes = list(loss.graph.nodes)
+    between = set(nodes[nodes.index(sigmoid) : nodes.index(loss)]) - set(chain)
+    seen = {_storage(read) for node in between for read in node.all_input_nodes}
+    return [] if tensors & seen else chain
+
+
+def _back_to_sigmoid(node: Any) -> list[Node]:
+    """Return a node and what it views, as far as a sigmoid; none if there is no sigmoid."""
+    chain: list[Node] = []
+    while isinstance(node, Node) and node.args and _called(node) in (*_VIEWS, *_SIGMOIDS):
         chain.append(node)
         if _called(node) in _SIGMOIDS:
-            break
-        node = node.args[0] if node.args else None
-    else:
-        return []
-    (logits,) = node.args if len(node.args) == 1 and not node.kwargs else (None,)
-    if not isinstance(logits, Node) or _dtype(node) != _dtype(logits):
-        return []
-    # The logits are read later than before: nobody may write to them, nor to the probabilities.
-    tensors = {_storage(n) for n in (*chain, logits)}
-    between = node.next
-    while between is not loss:
-        if between not in chain and tensors & {_storage(n) for n in between.all_input_nodes}:
-            return []
-        between = between.next
-    return chain
+            return chain if len(node.args) == 1 and not node.kwargs else []
+        node = node.args[0]
+    return []
 
 
 def _norm_arguments(norm: Node) -> dict[str, Any]:
@@ -334,13 +335,13 @@ def _dtype(node: Node) -> torch.dtype:
 
 
 def _storage(node: Node) -> int | None:
-    """Return what tells whether two tensors share memory; Dynamo's fake tensors share it too."""
+    """Return an identifier of a tensor's memory; Dynamo's fake tensors share it as real ones do."""
     value = node.meta.get("example_value")
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 def _layer_name(node: Node) -> str:
-    """Return the path of the layer whose code a node comes from, or the node's own name."""
+    """Return the path of the layer whose code made a node, or the node's own name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = re.sub(r"^[LG]\['\w+'\]\.?", "", stack[-1][0]) if stack else ""
     return path or str(node.name)

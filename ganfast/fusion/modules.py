@@ -1,7 +1,7 @@
-"""Fuse the layers of a model that is already built, and undo it.
+"""Fuse the layers of an existing model, and undo it.
 
-A fused layer stays the object it was: its class and four settings change. Optimizers, hooks and
-names that refer to it, to its parameters or to its buffers therefore go on working.
+A fused layer stays the same object: only its class and four settings change. Optimizers, hooks and
+names that refer to it, to its parameters or to its buffers therefore keep working.
 """
 
 from __future__ import annotations

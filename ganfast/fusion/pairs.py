@@ -38,7 +38,7 @@ LOSSES: dict[type, type] = {
 }
 ACTIVATION_NAMES = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-# Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
+# Layers that return a new tensor: no other code sees whether an activation overwrites it.
 _FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
 
 
@@ -66,11 +66,11 @@ class Pair(NamedTuple):
 
 
 class LeftAloneError(Exception):
-    """A BatchNorm is left alone; the message is the reason."""
+    """Raised for a BatchNorm that is left as it is; the message is the reason."""
 
 
 class InForwardError(LeftAloneError):
-    """Its reader is in the code of a forward."""
+    """Raised if its reader stands in the code of a forward."""
 
 
 def find_pair(
@@ -136,7 +136,7 @@ def _neighbour(
 
 
 def _check_class(norm: Any) -> None:
-    """Raise LeftAloneError where the layer may compute something else than a BatchNorm."""
+    """Raise LeftAloneError if the layer may compute something else than a BatchNorm."""
     name = type(norm).__name__
     if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
         raise LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
@@ -158,7 +158,7 @@ def _check_class(norm: Any) -> None:
 
 
 def _check_hooks(norm: Any, activation: Any, order: str) -> None:
-    """Raise LeftAloneError where a hook would see other tensors than before."""
+    """Raise LeftAloneError if a hook would see other tensors than before."""
     # Behind the fused layer lies the activation's output, so gradients differ there as well.
     if norm._forward_hooks:
         raise LeftAloneError("has a forward hook")
@@ -179,7 +179,7 @@ def _slope(activation: Any) -> Any:
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
-    """Raise LeftAloneError where somebody may see that the activation overwrites its input."""
+    """Raise LeftAloneError if other code may see that the activation overwrites its input."""
     fresh = isinstance(before, _FRESH_OUTPUT) and not before._forward_hooks
     fresh = fresh and type(before).__module__.startswith(("torch.nn.", "ganfast."))
     if activation.inplace and not fresh:
@@ -221,7 +221,7 @@ def loss_stays(loss: Any) -> str:
 
 
 def places_of(model: nn.Module) -> dict[nn.Module, list[Place]]:
-    """Return the slots that hold each module; a parent that is reached twice counts once."""
+    """Return the slots of each module; a parent that is reached twice counts once."""
     places: dict[nn.Module, list[Place]] = {}
     for child, place in _slots(model):
         places.setdefault(child, []).append(place)

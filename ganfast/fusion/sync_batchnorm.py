@@ -1,4 +1,4 @@
-"""Have a model's BatchNorm layers use the statistics of all processes."""
+"""Convert a model's BatchNorm layers to the statistics of all processes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LAYERS = tuple(
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
-    """Make every BatchNorm of a model a :class:`ganfast.nn.SyncBatchNorm`, in place.
+    """Convert every BatchNorm of a model to :class:`ganfast.nn.SyncBatchNorm`, in place.
 
-    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which drops the activation of a
-    ``ganfast.nn`` layer without a word, it keeps the activation; layers, parameters, buffers and
+    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which silently drops the
+    activation of a ``ganfast.nn`` layer, it keeps the activation; layers, parameters, buffers and
     hooks stay the same objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted
     layers alone.
 
     Args:
         module: the model, or one layer.
-        process_group: whose batches count; None for all processes.
+        process_group: the processes that share statistics; None for all.
 
     Returns:
         ``module``.

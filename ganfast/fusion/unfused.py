@@ -1,4 +1,4 @@
-"""Models of torch's own layers alone, for machines without ganfast."""
+"""Models with torch's layers only, for machines without ganfast."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ _TORCH_CLASSES: dict[type, Any] = {
 def stock(model: nn.Module) -> nn.Module:
     """Return a copy of a model with torch's BatchNorm and activation for every fused layer.
 
-    Parameters and buffers are copied, and whether each layer is in training; hooks of fused layers
-    are not.
+    Parameters, buffers and training mode are copied; hooks of fused layers are not.
 
     Raises:
-        ValueError: a layer has ``splits`` other than 1, which no layer of torch has.
+        ValueError: a layer has ``splits`` other than 1, which torch's layers lack.
 
     Example:
         >>> from ganfast.models import dcgan, stock

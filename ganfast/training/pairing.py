@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganfast.training.processes import Processes
 
-__all__ = ["Pairing"]
+__all__ = ["Pairing", "split", "split_layers"]
 
 PROBED = 4
 """Images of each kind that a probe takes: what depends on the batch shows with few."""
@@ -35,7 +36,7 @@ class Pairing:
         self.discriminator = discriminator
         self._reason = refused
         self._probed = refused is not None
-        self._layers = [m for m in discriminator.modules() if hasattr(m, "splits")]
+        self._layers = split_layers(discriminator)
 
     def probe(self, real: Tensor, processes: Processes | None = None) -> None:
         """Try on the first batch whether both ways agree, in all processes."""
@@ -59,7 +60,7 @@ class Pairing:
 
     def judge(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return the scores of real and generated images, in this order, from one pass."""
-        with _split(self._layers):
+        with split(self._layers, 2):
             scores: Tensor = self.discriminator(torch.cat([real, fake]))
         return scores
 
@@ -82,7 +83,7 @@ class Pairing:
         noise = torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
         devices = [real.device] if real.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            with _split([m for m in one.modules() if hasattr(m, "splits")]):
+            with split(split_layers(one), 2):
                 paired = one(torch.cat([real, noise]))
             apart = torch.cat([two(real), two(noise)])
         found = {"scores": paired, **dict(one.named_buffers())}
@@ -90,13 +91,18 @@ class Pairing:
         return all(torch.allclose(found[name], value) for name, value in expected.items())
 
 
+def split_layers(network: nn.Module) -> list[Any]:
+    """Return ganfast's BatchNorm layers of a network, which can normalise several batches apart."""
+    return [layer for layer in network.modules() if hasattr(layer, "splits")]
+
+
 @contextmanager
-def _split(layers: list[nn.Module]) -> Iterator[None]:
-    """Have layers normalise each half of a batch apart."""
+def split(layers: list[Any], batches: int) -> Iterator[None]:
+    """Have layers normalise each of several batches apart, joined to one and of one size."""
     for layer in layers:
-        layer.splits = 2 * int(layer.splits)  # type: ignore[arg-type, assignment]
+        layer.splits *= batches
     try:
         yield
     finally:
         for layer in layers:
-            layer.splits = int(layer.splits) // 2  # type: ignore[arg-type, assignment]
+            layer.splits //= batches

@@ -1,4 +1,4 @@
-"""What ``ganfast verify`` checks of BatchNorm + activation."""
+"""The checks of BatchNorm + activation in ``ganfast verify``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ganfast.verify.bounds import layer_bounds, penalty_bounds
 from ganfast.verify.exactness import Verdict, judge, run, twin
 from ganfast.verify.runner import CHECKS, Check
 
-N, C, H, W = 8, 18, 9, 7  # odd sizes, so that tails are met
+N, C, H, W = 8, 18, 9, 7  # odd sizes, so that loops have tails
 PLACES = [(a, order) for order in ORDERS for a in ACTIVATIONS if a or order == "norm_act"]
 """Each activation on each side of the normalisation."""
 MODES: dict[str, dict[str, Any]] = {
@@ -51,17 +51,17 @@ LAYOUTS: dict[str, Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]]] = {
 
 
 def _offset(x: Tensor) -> Tensor:
-    """Values of 1e4 with a variance of 1e-4, which the sum of squares alone cannot tell apart."""
+    """Return values of 1e4 with a variance of 1e-4, which plain sums of squares cannot resolve."""
     return 1e4 + 1e-2 * x
 
 
 def _magnitudes(x: Tensor) -> Tensor:
-    """Channels that span eight orders of magnitude."""
+    """Return channels that span eight orders of magnitude."""
     scale = torch.logspace(-4, 4, C, dtype=x.dtype, device=x.device)
     return x * scale.view(1, C, *[1] * (x.dim() - 2))
 
 
-# With the dtypes they are for. In float64 an offset says little: the reference does not centre. In
+# With the dtypes they are for. In float64 an offset tests little: the reference does not centre. In
 # float16 eight orders of magnitude overflow.
 INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[torch.dtype, ...]]] = {
     "1e4 with variance 1e-4": (_offset, (torch.float32, torch.bfloat16, torch.float16)),

@@ -51,14 +51,14 @@ class NormBounds:
     Args:
         x: the input.
         weight: of shape (C,), or None.
-        bias: likewise.
+        bias: as weight.
         act: the activation, its negative_slope and the order.
         eps: added to the variance.
-        splits: of the batch.
+        splits: number of chunks of the batch.
         running: mean and variance that evaluation normalises with; None in training.
-        stats: rows mean, rstd, scale and shift, of shape (splits, 4, C), where backward is given
-            them and they are exact; takes the place of weight, bias, eps and running.
-        training: whether gradients flow through the statistics; by default unless ``running``.
+        stats: exact rows mean, rstd, scale and shift, of shape (splits, 4, C), if backward is given
+            them; replaces weight, bias, eps and running.
+        training: whether gradients flow through the statistics; by default, if there is no running.
     """
 
     def __init__(

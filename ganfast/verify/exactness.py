@@ -62,10 +62,10 @@ def rounding(dtype: torch.dtype, summed: int = 1) -> float:
 
 
 class Verdict(NamedTuple):
-    """How one result compares.
+    """The comparison of one result.
 
     Attributes:
-        what: its name, for people.
+        what: the result's name.
         error: largest absolute error of ours.
         torch_error: the same of torch's at the same dtype, for information.
         share: the largest share that an element's error takes of what is allowed for it.
@@ -91,14 +91,14 @@ class Verdict(NamedTuple):
         return self.share if self.unusual else math.inf
 
     def describe(self) -> str:
-        """Say how the rule is broken."""
+        """Describe how the rule is broken."""
         if not self.unusual:
             return f"{self.what}: values that are not finite differ from torch's"
         return f"{self.what}: error {self.error:.2e}, {self.share:.3g} times what is allowed"
 
 
 def worst_error(value: Tensor, exact: Tensor) -> float:
-    """Return the largest absolute error where ``exact`` is finite; 0 for an empty tensor."""
+    """Return the largest absolute error of values that are finite; 0 for an empty tensor."""
     finite = exact.isfinite()
     difference = (value.double() - exact)[finite].abs()
     return difference.max().item() if difference.numel() else 0.0
@@ -108,11 +108,11 @@ def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor 
     """Hold a result to the rule.
 
     Args:
-        what: its name, for people.
+        what: the result's name.
         ours: the result.
-        torchs: torch's at the same dtype and of the same shape: says which values are not finite.
+        torchs: torch's in the same dtype and shape; determines which values are not finite.
         exact: torch's in float64.
-        bound: of the error before the result is rounded to its dtype; broadcast to the result.
+        bound: largest error before the result is rounded to its dtype; broadcast to the result.
 
     Example::
 

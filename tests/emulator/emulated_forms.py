@@ -139,9 +139,9 @@ def test_a_count_on_another_device_is_an_error():
     x, count = torch.randn(4, 3), torch.zeros((), dtype=torch.int64, device="meta")
     train = torch.ops.ganfast.batch_norm_act_train.default
     on_cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # else the fake kernel answers
-    shape_of_op = ("relu", 0.2, "norm_act", 1)
+    act = ("relu", 0.2, "norm_act", 1)
     with pytest.raises(RuntimeError, match=r"num_batches_tracked must be on cpu .*, got meta"):
-        train.redispatch(on_cpu, x, None, None, None, None, count, 0.1, 1e-5, *shape_of_op)
+        train.redispatch(on_cpu, x, None, None, None, None, count, 0.1, 1e-5, *act)
 
 
 @pytest.mark.parametrize("shape", [(12, 5, 8, 8), (12, 7)], ids=str)

@@ -51,20 +51,18 @@ mask of backward | act.gate_after(g, torch.addcmul(shift, u - mean, scale)) | ac
 mean of d_dy | (v - mean_v - h * mean_vh) + p * h | (v - h * mean_vh) + p * h
 last term of d_x | (mean_eh + w * rstd * s / count) | mean_eh
 statistics of the third derivative | live_mean.reshape(scale.shape), (var + eps).rsqrt() | live_mean.reshape(scale.shape), rstd
-ganfast/ops/binary_cross_entropy/eager.py: binary_cross_entropy
+ganfast/ops/losses/reference.py: binary_cross_entropy gan_loss
 label | torch.full_like(u, label) | torch.full_like(u, float(label > 0.5))
-pos_weight | u.sigmoid() * (positive + (1 - t)) | u.sigmoid()
+pos_weight | x.sigmoid() * (positive + (1 - t)) | x.sigmoid()
 smallest denominator | SMALLEST_DENOMINATOR = 9.999999960041972e-13 | SMALLEST_DENOMINATOR = 1e-12
-factor 1/n | dy = dy / x.numel() | dy = dy / x.shape[-1]
+factor 1/n | dy = dy / u.numel() | dy = dy / u.shape[-1]
 weight | else dy * weight.to(dy.dtype) | else dy
 log clamp of the target | (-u).log1p() - u.log() | (-u).log1p().clamp_min(-100) - u.log().clamp_min(-100)
-ganfast/ops/gan_loss/eager.py: gan_loss
-label | _loss(second, kind, fake_label) | _loss(second, kind, 1 - real_label)
-score | (x.sigmoid() if kind == "logits" else x) | x
-splits order | (real_label, fake_label), strict | (fake_label, real_label), strict
-hinge corner | (1 - label * u <= 0) | (1 - label * u < 0)
-NaN at the hinge | (1 - label * u <= 0).logical_not() | (1 - label * u > 0)
-factor 1/n | slope * (dloss / x.numel() | slope * (dloss / x.shape[-1]
+label of the other half | mean_loss(fake, kind, fake_label) | mean_loss(fake, kind, 1 - real_label)
+score | (x.sigmoid() if kind == "logits" else x for x | (x for x
+splits order | zip(parts, (real_label, fake_label), | zip(parts, (fake_label, real_label)[-len(parts) :],
+hinge corner | (1 - t * x <= 0) | (1 - t * x < 0)
+NaN at the hinge | (1 - t * x <= 0).logical_not() | (1 - t * x > 0)
 csrc/common/activation.h: batch_norm_act
 slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
@@ -165,28 +163,26 @@ gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope
 splits in dbias | of_bias += sum_g | of_bias = sum_g
 parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
 ganfast/ops/batch_norm_act/triton_double_backward.py: triton_forms
-mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
-last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
-ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero
+mean of d_dy | (q - w * mean_v).to(ACC) | q.to(ACC)
+last term of d_x | mean_eh + w * s * per_value | mean_eh
+ddbias | (q - w * mean_v).to(ACC) | (-w * mean_v).to(ACC)
 gate of act_norm | v = gate(v, x_tile, slope, ACTIVATION) | v = v
-ganfast/ops/triton_losses.py: binary_cross_entropy gan_loss
+ganfast/ops/losses/triton_kernels.py: triton_losses binary_cross_entropy gan_loss
 log clamp | at_least(log_of(x), -100.0) | at_least(log_of(x), -99.0)
 pos_weight | ((p - 1.0) * t + 1.0) | (p + 0.0 * t)
 hinge corner | 1.0 - t * x <= 0, | 1.0 - t * x < 0,
 score | return sigmoid(x)\n    else | return x\n    else
+missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
+weight | return y * load_or(weight | return y + 0 * load_or(weight
+factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
+parts of the sum | tl.load(partial + part, mask=part < parts, | tl.load(partial + part, mask=part < parts - 1,
+label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
+factor 1/n of a GAN loss | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
+parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
 ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
 coefficient of exp | 0.1666657703 | 0.1666
 log of a subnormal | -23.0 | -22.0
 rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
-ganfast/ops/binary_cross_entropy/triton_kernels.py: triton_losses binary_cross_entropy
-missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
-weight | return y * load_or(weight | return y + 0 * load_or(weight
-factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
-parts of the sum | mask=part < parts, other=0.0), axis=0) | mask=part < parts - 1, other=0.0), axis=0)
-ganfast/ops/gan_loss/triton_kernels.py: triton_losses gan_loss
-label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
-factor 1/n | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
-parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
 """  # noqa: E501
 
 

@@ -11,7 +11,7 @@ from ganfast import models
 from ganfast.applications.acgan import ACGANTraining
 from ganfast.applications.classify.averaged import AveragedMethod
 from ganfast.applications.classify.task import Options, Task
-from ganfast.applications.updates import adam, as_if_apart
+from ganfast.applications.updates import adam, in_one_pass
 
 __all__ = ["AuxiliaryClassifier"]
 
@@ -50,7 +50,7 @@ class AuxiliaryClassifier(AveragedMethod):
 
     def _judge(self, *batches: Tensor) -> list[tuple[Tensor, Tensor]]:
         noisy = [images + self.noise * torch.randn_like(images) for images in batches]
-        return as_if_apart(self.gan.discriminator, self.gan.discriminator, *noisy)
+        return in_one_pass(self.gan.discriminator, self.gan.discriminator, *noisy)
 
     def logits(self, network: Any, images: Tensor) -> Tensor:
         """Return the second output of the discriminator."""

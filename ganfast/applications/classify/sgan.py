@@ -12,7 +12,7 @@ from torch.nn import functional
 from ganfast import models
 from ganfast.applications.classify.averaged import AveragedMethod
 from ganfast.applications.classify.task import Options, Task
-from ganfast.applications.updates import adam, as_if_apart, descend
+from ganfast.applications.updates import adam, descend, in_one_pass
 from ganfast.nn import GANLoss
 
 __all__ = [
@@ -90,7 +90,7 @@ class SemiSupervised(AveragedMethod):
         labelled, labels = self.task.labelled_batch()
         real = next(self.task.unlabelled)
         fake = generator(torch.randn(len(real), *self.gan.latent, device=real.device))
-        features = as_if_apart(classifier, classifier.features, labelled, real, fake.detach())
+        features = in_one_pass(classifier, classifier.features, labelled, real, fake.detach())
         known, of_real, of_fake = (classifier.head(part) for part in features)
         loss = functional.cross_entropy(known, labels) + discriminator_loss(of_real, of_fake)
         loss = loss + ENTROPY_WEIGHT * conditional_entropy(of_real)

@@ -1,20 +1,15 @@
-"""What the Python kernels of ``batch_norm_act`` ask of their arguments."""
+"""The checks of arguments that the Python kernels of ``batch_norm_act`` share."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that sums and statistics of ``x`` are kept in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from ganfast.ops.tensors import accumulation_dtype, check_floating_point
 
 
 def check_vectors(x: Tensor, **vectors: Tensor | None) -> None:
-    """Raise, as torch does, where the dtypes or sizes of the C-sized vectors do not fit x."""
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"batch_norm_act" not implemented for {x.dtype}')
+    """Raise, as torch does, if the dtypes or sizes of the C-sized vectors do not fit x."""
+    check_floating_point("batch_norm_act", x)
     wide = accumulation_dtype(x)
     for name, vector in vectors.items():
         if vector is None:

@@ -1,18 +1,20 @@
 """The eager kernels of ``batch_norm_act``: torch's own ops, on any device and dtype.
 
-Arguments and results are those of the schemas in this folder's ``__init__``.
+The signatures of these functions are those of the ops.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.activations import ActivationConfig
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
+from ganfast.ops.batch_norm_act.arguments import check_vectors
+from ganfast.ops.tensors import accumulation_dtype, result_like
 
 
 def train(
@@ -42,7 +44,7 @@ def train(
     for chunk in range(splits):
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
-        if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+        if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
             continue
         if momentum is None:
             assert num_batches_tracked is not None  # functional.batch_norm_act has checked
@@ -160,29 +162,17 @@ def double_backward(
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
-def double_backward_differentiable(
-    ddx: Tensor | None,
-    ddweight: Tensor | None,
-    ddbias: Tensor | None,
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def double_backward_differentiable(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute ``double_backward`` so that autograd can go through it, for third order and on.
 
     The statistics are computed again from x, because they are functions of it; only the mask
     comes from the saved ones, being constant almost everywhere.
     """
+    ddx, ddweight, ddbias, dy, x, weight, stats, eps, training, *_ = arguments
+    act = ActivationConfig(*arguments[-3:])
     splits = stats.shape[0]
     xs = _chunked(x, x, splits)
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
-    act = ActivationConfig(activation, negative_slope, order)
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
         u = act.before(xs)
@@ -287,7 +277,7 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
     """View t, of x's shape (N, C, ...), as (splits, n, C, P) in x's memory format and arithmetic.
 
     Contiguous: n images of P positions. Channels-last: n is 1 and P counts rows, so that no stride
-    is ambiguous: torch's CPU kernels give wrong gradients where they read one shape as two layouts
+    is ambiguous: torch's CPU kernels give wrong gradients if they read one shape as two layouts
     (seen with torch 2.15 on images of height or width 1).
     """
     memory_format = suggest_memory_format(x)
@@ -300,21 +290,21 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
 
 
 def _restored(chunks: Tensor, x: Tensor) -> Tensor:
-    """Undo ``_chunked``: return x's shape, dtype and memory format."""
+    """Undo ``_chunked``: return chunks in x's shape, dtype and memory format."""
     memory_format = suggest_memory_format(x)
     if memory_format == torch.contiguous_format:
         t = chunks.reshape(x.shape)
     else:
         t = chunks.squeeze(1).transpose(1, 2).reshape(x.shape[0], *x.shape[2:], x.shape[1])
         t = t.movedim(-1, 1)
-    return t.to(x.dtype).contiguous(memory_format=memory_format)
+    return result_like(x, t)
 
 
 def _for_torch(chunk: Tensor) -> Tensor:
-    """Give one chunk (n, C, P) the fourth dimension that torch's channels-last kernels look for."""
+    """Add the fourth dimension that torch's channels-last kernels need to a chunk (n, C, P)."""
     return chunk.unsqueeze(-1)
 
 
 def _per_channel(stats: Tensor) -> tuple[Tensor, ...]:
-    """Cut stats into its four rows, each of shape (splits, 1, C, 1)."""
+    """Return the four rows of stats, each of shape (splits, 1, C, 1)."""
     return tuple(row.unsqueeze(1).unsqueeze(-1) for row in stats.unbind(1))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from paths import CSRC, ROOT
 
 from ganfast.activations import ACTIVATIONS, ActivationConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 SLOPE = 0.3
 UNUSUAL = (-torch.inf, torch.inf, torch.nan, -0.0, 0.0, -1e-40, 1e-40)
 Z = torch.tensor([*UNUSUAL, -30.0, -1.5, 0.7, 30.0])
@@ -52,7 +51,7 @@ def test_it_is_linear_between_its_kinks(name):
 
 def named_in_cpp() -> list[str]:
     """Return the rows of GANFAST_ACTIVATIONS(X)."""
-    text = (ROOT / "csrc" / "common" / "activation.h").read_text()
+    text = (CSRC / "common" / "activation.h").read_text()
     if "GANFAST_ACTIVATIONS(X)" in text:
         table = re.search(r"define GANFAST_ACTIVATIONS\(X\)((?:.*\\\n)*.*\n)", text)
         return re.findall(r"\bX\((\w+)", table[1])

@@ -11,4 +11,4 @@ def test_public_names_and_signatures_are_those_of_the_list():
     expected = Path(__file__).with_name("public_names.txt").read_text().splitlines()
     found = list(public_names.lines())
     assert set(expected) - set(found) == set(), "gone or changed"
-    assert set(found) - set(expected) == set(), "new: python tests/public_names.py records them"
+    assert set(found) - set(expected) == set(), "new: python tests/package/public_names.py lists it"

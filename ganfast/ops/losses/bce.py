@@ -1,13 +1,13 @@
 """Binary cross-entropy in one op, on probabilities or on logits, with a plain number as target.
 
-Mathematics, for an element x with target t and weight w (1 where none is given). On probabilities,
+Mathematics, for an element x with target t and weight w (1 by default). On probabilities,
 as torch, with logarithms no smaller than -100::
 
     y  = -w * (t * log(x) + (1 - t) * log(1 - x))
     dx = dy * w * (x - t) / max(x * (1 - x), 1e-12)
     dt = dy * w * (log(1 - x) - log(x))
 
-On logits, with p the weight of positive examples (1 where none is given) and s = sigmoid(x)::
+On logits, with p the weight of positive examples (1 by default) and s = sigmoid(x)::
 
     log(s) = min(x, 0) - log(1 + exp(-|x|))
     y  = w * ((1 - t) * x - (1 + (p - 1) * t) * log(s))
@@ -15,8 +15,8 @@ On logits, with p the weight of positive examples (1 where none is given) and s 
     dt = dy * w * (log(1 - s) - p * log(s))
 
 ``reduction`` is "none", "mean" or "sum" of y. Arithmetic is in float32 for float32, float16 and
-bfloat16, in float64 for float64. Only the arguments are kept for backward. What a backend computes
-is y and dx; dt and the second derivatives, which hardly anybody asks for, are eager everywhere.
+bfloat16, in float64 for float64. Only the arguments are kept for backward. Backends compute y and
+dx; dt and the second derivatives are rare, and eager on every backend.
 """
 
 from __future__ import annotations
@@ -25,70 +25,41 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from ganfast.ops import registry
-from ganfast.ops.binary_cross_entropy import eager
+from ganfast.ops.losses import reference
+from ganfast.ops.tensors import empty_like
 
 
-def _fake(
-    x: Tensor,
-    target: Tensor | None,
-    label: float,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    from_logits: bool,
-    reduction: str,
-) -> Tensor:
-    if reduction == "none":
-        return torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return x.new_empty(())
+def _fake(x: Tensor, *rest: Any) -> Tensor:
+    *_, reduction = rest
+    return empty_like(x) if reduction == "none" else x.new_empty(())
 
 
-def _fake_backward(
-    dy: Tensor,
-    x: Tensor,
-    target: Tensor | None,
-    label: float,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    from_logits: bool,
-    reduction: str,
-) -> Tensor:
-    return torch.empty_like(x, memory_format=suggest_memory_format(x))
+def _fake_backward(dy: Tensor, x: Tensor, *_: Any) -> Tensor:
+    return empty_like(x)
 
 
-def _fake_target_backward(
-    dy: Tensor,
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    from_logits: bool,
-    reduction: str,
-) -> Tensor:
-    return torch.empty_like(target, memory_format=suggest_memory_format(x))
+def _fake_target_backward(dy: Tensor, x: Tensor, target: Tensor, *_: Any) -> Tensor:
+    return empty_like(x, target.dtype)
 
 
-# target and the weights have x's shape; label stands for target where there is none.
+# target and the weights have x's shape; label stands for target if there is none.
 forward = registry.define(
-    "binary_cross_entropy(Tensor x, Tensor? target, float label, Tensor? weight,"
-    " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
-    eager=eager.forward,
+    "binary_cross_entropy",
+    reference.binary_cross_entropy,
     fake=_fake,
-    triton="ganfast.ops.binary_cross_entropy.triton:forward",
+    triton="ganfast.ops.losses.triton:binary_cross_entropy",
 )
 backward = registry.define(
-    "binary_cross_entropy_backward(Tensor dy, Tensor x, Tensor? target, float label,"
-    " Tensor? weight, Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
-    eager=eager.backward,
+    "binary_cross_entropy_backward",
+    reference.binary_cross_entropy_backward,
     fake=_fake_backward,
-    triton="ganfast.ops.binary_cross_entropy.triton:backward",
+    triton="ganfast.ops.losses.triton:binary_cross_entropy_backward",
 )
 target_backward = registry.define(
-    "binary_cross_entropy_target_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight,"
-    " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
-    eager=eager.target_backward,
+    "binary_cross_entropy_target_backward",
+    reference.binary_cross_entropy_target_backward,
     fake=_fake_target_backward,
 )
 
@@ -127,11 +98,13 @@ def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
     registry.register_autograd(
         "binary_cross_entropy_backward",
-        registry.differentiable_by(eager.backward, otherwise=backward),
+        registry.differentiable_by(reference.binary_cross_entropy_backward, otherwise=backward),
     )
     registry.register_autograd(
         "binary_cross_entropy_target_backward",
-        registry.differentiable_by(eager.target_backward, otherwise=target_backward),
+        registry.differentiable_by(
+            reference.binary_cross_entropy_target_backward, otherwise=target_backward
+        ),
     )
     if python_autograd:
         registry.register_autograd("binary_cross_entropy", _Forward.apply)
