@@ -354,7 +354,8 @@ class LeCamRegularization(torch.nn.Module):
     """Keep the averages of a discriminator's scores, and pull its new scores towards them.
 
     In training each call first takes the mean scores into the averages, whose weights add up to 1
-    from the first call on. In evaluation they stay. Each process of several has its own.
+    from the first call on. In evaluation they stay. Each process of several has its own. Shapes,
+    formula and source are those of :func:`ganfast.functional.lecam_regularization`.
 
     Args:
         decay: of the averages.
@@ -362,14 +363,9 @@ class LeCamRegularization(torch.nn.Module):
     Raises:
         ValueError: ``decay`` does not lie between 0 and 1.
 
-    Shape:
-        Two tensors of scores of any shape; a scalar comes back. Formula and source are those of
-        :func:`ganfast.functional.lecam_regularization`.
-
     Example::
 
-        >>> lecam = LeCamRegularization()
-        >>> lecam(torch.tensor([2.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        >>> LeCamRegularization()(torch.tensor([2.0, 1.0]), torch.tensor([-1.0, 0.0]))
         tensor(8.5000)
     """
 
