@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
+
+from ganfast import nn as fused_nn
 
 __all__ = ["FusedActivation", "is_lost"]
 
@@ -57,6 +60,8 @@ class FusedActivation(nn.Identity):
     def forward(self, input: Tensor) -> Tensor:
         if is_lost(self):
             raise RuntimeError(_MESSAGE.format(activation=type(self.activation).__name__))
+        if isinstance(input, Proxy):  # torch.fx traces the model: the slot keeps its name
+            return fused_nn.fx_leaf(self, input)
         return input
 
     def extra_repr(self) -> str:
