@@ -31,7 +31,7 @@ COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
 """Largest share of eager's peak memory."""
-LABEL_WIDTHS = (13, 22, 16)
+LABEL_WIDTHS = (13, 31, 16)
 """Widths of the columns of shapes, variants and passes."""
 
 
@@ -206,6 +206,8 @@ def _figures(result: Result) -> dict[str, str]:
         figures["images/s"] = f"{1e3 * result.images / median:.0f}"
     if result.peak_bytes:
         figures["peak MB"] = f"{result.peak_bytes['ganfast'] / 1e6:.0f}"
+    if not math.isnan(result.over_floor):
+        figures["/ floor"] = f"{result.over_floor:.2f}"
     if result.kernels:
         figures["kernels"] = str(result.kernels["ganfast"])
     return figures

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
@@ -19,14 +20,18 @@ from ganfast import nn as fused_nn
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
 from ganfast.fusion.placeholder import FusedActivation, is_lost
 from ganfast.fusion.report import FusedLayer, FusionReport
+from ganfast.nn.batch_norm import SETTINGS, Activated
 
 __all__ = ["fuse", "unfuse"]
 
 _NORMS: dict[type, type] = {
     layer: getattr(fused_nn, layer.__name__)
-    for torch_layer in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    for torch_layer in (
+        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    )
     for layer in (torch_layer, getattr(fused_nn, torch_layer.__name__))
-}
+}  # fmt: skip
 _LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
@@ -34,7 +39,7 @@ _LOSSES: dict[type, type] = {
 _SCRIPTED = {layer.__name__ for layer in (*_NORMS, *_LOSSES)}
 _ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 # Layers that return a new tensor: no other code sees whether an activation overwrites it.
-_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
+_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 _ORIGIN = "_before_fusion"
 
 
@@ -54,11 +59,12 @@ class _Place(NamedTuple):
 def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
-    The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d, 3d) with an activation, and an
-    ``nn.Identity`` takes the activation's slot and raises where that BatchNorm was replaced since.
-    Layers, parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype
-    and device do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might
-    compute something else stays as it is, and the report says why.
+    InstanceNorm is fused likewise. The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d,
+    3d), an InstanceNorm a :class:`ganfast.nn.InstanceNorm2d`, with an activation, and an
+    ``nn.Identity`` takes the activation's slot and raises if that layer was replaced since. Layers,
+    parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype and device
+    do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might compute
+    something else stays as it is, and the report says why.
 
     A Sequential's children may also be called one by one (``model[0](x)``). Where such code uses
     the output of the BatchNorm itself, not only what the activation makes of it, fusion changes
@@ -99,11 +105,11 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
             else:
                 _convert(module, _LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif isinstance(module, _BatchNorm) and _has_activation(module):
+        elif isinstance(module, (_BatchNorm, _InstanceNorm)) and _has_activation(module):
             report.skipped.append((name, "has an activation"))
         elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED:
             report.skipped.append((name, "scripted: fuse before torch.jit.script"))
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, (_BatchNorm, _InstanceNorm)):
             try:
                 pair = _find_pair(module, places.get(module, []), act_norm)
             except _LeftAloneError as reason:
@@ -114,7 +120,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
 
 
 def unfuse(model: nn.Module) -> None:
-    """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
+    """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
     that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
@@ -141,7 +147,7 @@ def unfuse(model: nn.Module) -> None:
     _check_whole(fused, placeholders)
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
-        for setting in fused_nn.SETTINGS:
+        for setting in SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
@@ -172,13 +178,13 @@ def _check_whole(
     for norm, placeholder in placeholders.items():
         if hasattr(norm, _ORIGIN) and norm not in norms and not is_lost(placeholder):
             raise RuntimeError(
-                f"the BatchNorm that computes a {type(placeholder.activation).__name__} is not in "
+                f"the layer that computes a {type(placeholder.activation).__name__} is not in "
                 "this model: unfuse the model that was fused"
             )
 
 
 class _LeftAloneError(Exception):
-    """Raised for a BatchNorm that is left as it is; the message is the reason."""
+    """Raised for a normalisation layer that is left as it is; the message is the reason."""
 
 
 def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, Any, str]:
@@ -214,7 +220,7 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
 
 
 def _check_class(norm: Any) -> None:
-    """Raise _LeftAloneError if the layer may compute something else than a BatchNorm."""
+    """Raise _LeftAloneError if the layer may compute something else than torch's."""
     name = type(norm).__name__
     if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
         raise _LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
@@ -225,7 +231,8 @@ def _check_class(norm: Any) -> None:
     if parametrize.is_parametrized(norm):
         raise _LeftAloneError("is parametrised")
     if type(norm) not in _NORMS:
-        own = type(norm).forward is not _BatchNorm.forward or "forward" in vars(norm)
+        stock_forward = type(norm).forward in (_BatchNorm.forward, _InstanceNorm.forward)
+        own = not stock_forward or "forward" in vars(norm)
         raise _LeftAloneError(f"{name} overrides forward" if own else f"{name} is a subclass")
     if "forward" in vars(norm):
         raise _LeftAloneError("its forward was replaced")
@@ -297,10 +304,10 @@ def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str)
 
 def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
     """Give the module its new class, and what `unfuse` needs."""
-    settings = {name: vars(module)[name] for name in fused_nn.SETTINGS if name in vars(module)}
+    settings = {name: vars(module)[name] for name in SETTINGS if name in vars(module)}
     origin = _Origin(type(module), settings, paired)
     module.__class__ = cls
-    if cls in _NORMS:
+    if issubclass(cls, _BatchNorm):
         vars(module).setdefault("splits", 1)
     vars(module)[_ORIGIN] = origin
 
@@ -321,7 +328,7 @@ def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, _Place]]:
 
 
 def _has_activation(norm: nn.Module) -> bool:
-    return isinstance(norm, fused_nn._BatchNormAct) and norm.activation is not None
+    return isinstance(norm, Activated) and norm.activation is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -128,10 +128,10 @@ class TrainingOptions:
 
     Learning rate and betas are Adam's, in both networks; their defaults are those of Radford et al.
     2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision, ema, penalty, r1,
-    paired, capture and channels_last are those of :class:`GANStep`. The ``_every`` options count
-    steps; ``quality_every`` 0 measures no quality, else the images need labels. With
-    ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
-    process.
+    n_critic, accumulate, clip_norm, compile, paired, capture and channels_last are those of
+    :class:`GANStep`. The ``_every`` options count steps; ``quality_every`` 0 measures no quality,
+    else the images need labels. With ``keep_memory``, training on a CPU calls
+    ``keep_freed_memory``, which holds for the rest of the process.
 
     The metadata of a field hold its range, choices and help text (:class:`Option`): ``ganfast
     train`` makes its options from them, and they are checked here.
@@ -152,12 +152,29 @@ class TrainingOptions:
         (0.5, 0.999), "Adam's decay rates", DECAY, metavar=("B1", "B2")
     )
     loss: str = _training("bce", "loss of both networks", choices=tuple(GAN_LOSSES))
-    precision: str = _training("fp32", "bf16, fp16: by torch.autocast", choices=tuple(PRECISIONS))
+    precision: str = _training(
+        "fp32",
+        "bf16, fp16: by torch.autocast, where the device has instructions for them; auto: the best "
+        "that it has",
+        choices=(*PRECISIONS, "auto"),
+    )
     ema: float | None = _training(
         None, "sample from an average of the weights", DECAY, metavar="DECAY"
     )
     penalty: float = _training(0.0, "weight of the gradient penalty", WEIGHT, metavar="WEIGHT")
     r1: float = _training(0.0, "weight of the R1 penalty", WEIGHT, metavar="GAMMA")
+    n_critic: int = _training(
+        1, "updates of the discriminator in a step, each with its part of the batch", POSITIVE
+    )
+    accumulate: int = _training(
+        1, "parts of a batch whose gradients are averaged, one in memory at a time", POSITIVE
+    )
+    clip_norm: float | None = _training(
+        None, "largest norm of either network's gradient", RATE, metavar="NORM"
+    )
+    compile: bool = _training(
+        False, "compile both networks by torch.compile with ganfast's backend", changeable=True
+    )
     seed: int = _training(0, "seed of every random number", SEED)
     log_every: int = _writing(50, "steps between metrics", POSITIVE, metavar="STEPS")
     sample_every: int = _writing(500, "steps between samples", POSITIVE, metavar="STEPS")
@@ -197,7 +214,7 @@ class TrainingOptions:
         None,
         "lay weights and images out channels-last",
         switch=(True, False),
-        default_help="on GPUs with bf16 and fp16",
+        default_help="what is faster: measured on CPUs; on GPUs with bf16 and fp16",
         changeable=True,
     )
 

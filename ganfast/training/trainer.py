@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ __all__ = ["Trainer"]
 
 SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
+STEP_OPTIONS = (
+    "paired", "precision", "channels_last", "capture", "ema", "penalty", "r1", "n_critic",
+    "accumulate", "clip_norm", "compile",
+)  # fmt: skip
+"""Options that the step has by the same names."""
 BEST = f"best{SUFFIX}"
 
 
@@ -129,15 +134,11 @@ class Trainer:
             self.optimizer_d,
             GANLoss(options.loss),
             gan.latent,
-            precision=options.precision,
-            ema=options.ema,
-            penalty=options.penalty,
-            r1=options.r1,
-            paired=options.paired,
-            capture=options.capture,
-            channels_last=options.channels_last,
+            **{name: getattr(options, name) for name in STEP_OPTIONS},
             processes=self.processes,
         )
+        # What checkpoints keep: "auto" may be another precision on another machine.
+        self.options = replace(options, precision=self.train_step.precision)
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
         self.out = Path(out)
