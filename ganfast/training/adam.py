@@ -23,8 +23,9 @@ def restore_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
     for group, expected in zip(optimizer.param_groups, own, strict=True):
         for name, value in expected.items():
-            if name not in _FREE and (name not in group or group[name] != value):
-                raise ValueError(f"Adam's {name} is {group.get(name)}, this run has {value}")
+            found = group.get(name)
+            if name not in _FREE and (type(found) is not type(value) or found != value):
+                raise ValueError(f"Adam's {name} is {found!r}, this run has {value!r}")
         if not 0 < float(group["lr"]) < math.inf:
             raise ValueError(f"Adam's lr must be positive, got {group['lr']}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
