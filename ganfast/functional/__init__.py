@@ -1,5 +1,6 @@
 """The functional API of the fused ops."""
 
+from ganfast.functional.balancing import adaptive_weight, lecam_regularization
 from ganfast.functional.batch_norm_act import batch_norm_act
 from ganfast.functional.instance_norm_act import instance_norm_act
 from ganfast.functional.losses import (
@@ -10,10 +11,12 @@ from ganfast.functional.losses import (
 )
 
 __all__ = [
+    "adaptive_weight",
     "batch_norm_act",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "gan_discriminator_loss",
     "gan_generator_loss",
     "instance_norm_act",
+    "lecam_regularization",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -134,8 +136,8 @@ def binary_cross_entropy_with_logits(
 
 
 def gan_discriminator_loss(
-    real: Tensor,
-    fake: Tensor | None = None,
+    real: Tensor | Sequence[Tensor],
+    fake: Tensor | Sequence[Tensor] | None = None,
     *,
     kind: str = "bce",
     from_logits: bool = True,
@@ -149,16 +151,20 @@ def gan_discriminator_loss(
 
         kind            real                       generated
         "bce"           BCE(x, real_label)         BCE(x, fake_label)
+        "softplus"      softplus(-x)               softplus(x)
         "hinge"         max(0, 1 - x)              max(0, 1 + x)
         "lsgan"         (x - real_label)^2         (x - fake_label)^2
         "wasserstein"   -x                         x
 
+    "softplus", as StyleGAN's code has it, is "bce" of logits with the labels 1 and 0. Lists of
+    scores, of a discriminator at several scales, give the means of their losses and scores.
     Smooth the labels with ``real_label=0.9``, for example. There is no host-device sync.
 
     Args:
-        real: scores of real images, of any shape; with ``splits=2`` those of real images, then
-            those of as many generated ones, along the first dimension.
-        fake: scores of generated images, of real's dtype; None with ``splits=2``.
+        real: scores of real images, of any shape, or a list of them; with ``splits=2`` those of
+            real images, then those of as many generated ones, along the first dimension.
+        fake: scores of generated images, of real's dtype, or as long a list; None with
+            ``splits=2``.
         kind: of loss.
         from_logits: for "bce", whether scores are logits rather than probabilities.
         real_label: target for real images, in [0, 1] for "bce".
@@ -172,7 +178,8 @@ def gan_discriminator_loss(
 
     Raises:
         ValueError: an unknown kind; labels for a kind without labels, or outside [0, 1] for "bce";
-            ``fake`` missing, or given with ``splits=2``; an odd batch with ``splits=2``.
+            ``fake`` missing, or given with ``splits=2``; an odd batch with ``splits=2``; lists
+            that are empty or of two lengths; probabilities for "softplus".
         RuntimeError: dtypes of real and fake differ; on the CPU, a probability outside [0, 1].
 
     Source: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661 (bce); Mao et al. 2016,
@@ -186,6 +193,26 @@ def gan_discriminator_loss(
         >>> loss
         tensor(1.3863)
     """
+    if not isinstance(real, Tensor):
+        fakes = [None] * len(real) if fake is None else list(fake)
+        if not 0 < len(real) == len(fakes):
+            raise ValueError(
+                "real and fake must have one or more scales, and as many, got "
+                f"{len(real)} and {len(fakes)}"
+            )
+        loss_of = partial(
+            gan_discriminator_loss,
+            kind=kind,
+            from_logits=from_logits,
+            real_label=real_label,
+            fake_label=fake_label,
+            splits=splits,
+        )
+        results = [loss_of(*scores) for scores in zip(real, fakes, strict=True)]
+        loss, of_real, of_fake = (torch.stack(each).mean(0) for each in zip(*results, strict=True))
+        return loss, of_real, of_fake
+    if not (fake is None or isinstance(fake, Tensor)):
+        raise TypeError(f"fake must be a tensor, as real is, got {type(fake).__name__}")
     labelled = op_arguments("discriminator", kind, from_logits, real_label, fake_label)
     if splits == 2:
         if fake is not None:
@@ -205,7 +232,7 @@ def gan_discriminator_loss(
 
 
 def gan_generator_loss(
-    fake: Tensor,
+    fake: Tensor | Sequence[Tensor],
     *,
     kind: str = "bce",
     from_logits: bool = True,
@@ -222,6 +249,14 @@ def gan_generator_loss(
         >>> gan_generator_loss(torch.tensor([1.0, 3.0]), kind="hinge")
         tensor(-2.)
     """
+    if not isinstance(fake, Tensor):
+        if not fake:
+            raise ValueError("fake must have one or more scales, got none")
+        loss_of = partial(
+            gan_generator_loss, kind=kind, from_logits=from_logits, real_label=real_label
+        )
+        losses = [loss_of(scores) for scores in fake]
+        return torch.stack(losses).mean(0)
     labelled = op_arguments("generator", kind, from_logits, real_label, 0.0)
     loss: Tensor = gan.forward(fake, None, *labelled, 1)[0]
     return loss
@@ -303,6 +338,10 @@ def op_arguments(
     fake_label: float,
 ) -> tuple[str, float, float]:
     """Return the op's kind, real_label and fake_label for a network's loss."""
+    if kind == "softplus":
+        if not from_logits or (real_label, fake_label) != (1.0, 0.0):
+            raise ValueError('"softplus" is "bce" of logits with the labels 1 and 0: use "bce"')
+        kind = "bce"
     if kind == "bce":
         if not (0.0 <= real_label <= 1.0 and 0.0 <= fake_label <= 1.0):
             raise ValueError(f"labels must lie in [0, 1], got {real_label} and {fake_label}")

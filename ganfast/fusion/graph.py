@@ -11,6 +11,7 @@ import logging
 import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,6 +51,11 @@ _NORM_DEFAULTS = {
     "momentum": 0.1, "eps": 1e-5,
 }  # fmt: skip
 _ACTIVATIONS = {function: name for name, row in ACTIVATIONS.items() for function in row.functions}
+_DROPOUTS = (
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    torch.dropout,
+)  # fmt: skip
+_MODES = ("_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
 _BCE, _BCE_WITH_LOGITS = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
 _LOSSES: dict[Any, Callable[..., Any]] = {
     _BCE: functional.binary_cross_entropy,
@@ -77,13 +83,15 @@ def compile_fused(
 
     ``torch.compile(model, backend="ganfast")`` calls it, without an import of ganfast. Rewrites the
     graph with :func:`fuse_graph` and logs one line to ``ganfast.fusion.graph``, at level INFO: what
-    was fused, and why the rest stays.
+    was fused, and why the rest stays. Warns once each, with the reasons, if nothing was fused, and
+    of a gradient that is to be differentiated again through inductor.
 
     Args:
         graph_module: what Dynamo captured.
         example_inputs: its inputs.
-        options: "inner" is the backend that compiles the result: a name or a callable, "inductor"
-            by default. All others are the inner backend's own.
+        options: "inner" is the backend that compiles the result: a name or a callable. By default
+            it is "inductor" for tensors on GPUs, and if there are a mode or other options, which
+            are the inner backend's own; else "eager", which is faster on CPUs.
         mode: the inner backend's.
         named: further arguments for the inner backend.
 
@@ -98,32 +106,70 @@ def compile_fused(
         torch.Size([4, 3])
     """
     options = dict(options or {})
-    inner = options.pop("inner", "inductor")
+    on_gpu = any(isinstance(x, torch.Tensor) and x.device.type != "cpu" for x in example_inputs)
+    inner = options.pop("inner", "inductor" if on_gpu or options or mode else "eager")
     report = fuse_graph(graph_module)
     stays = "; ".join(f"{name}: {reason}" for name, reason in report.skipped)
     log.info(
         "%d pair(s) and %d loss(es) fused, %d left%s",
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
+    if not (report.fused or report.losses) and (report.skipped or _has_weights(graph_module)):
+        reason = stays or "it has no BatchNorm and no binary cross-entropy of torch's"
+        _warn_once(f"nothing was fused in a graph of this model: {reason}")
     if inner == "inductor":
         from torch import _inductor
 
         options = {**_inductor.list_mode_options(mode), **options} if mode else options
-        compiled: Callable[..., Any] = _inductor.compile(graph_module, example_inputs, options)
-        return compiled
+        return _warn_of_double_backward(_inductor.compile(graph_module, example_inputs, options))
     named |= {name: value for name, value in (("options", options), ("mode", mode)) if value}
-    compiled = torch._dynamo.lookup_backend(inner)(graph_module, example_inputs, **named)
+    compiled: Callable[..., Any] = torch._dynamo.lookup_backend(inner)(
+        graph_module, example_inputs, **named
+    )
     return compiled
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
+
+
+def _has_weights(graph_module: GraphModule) -> bool:
+    """Return whether a graph computes with layers, and is not the few operations between them."""
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    return any(isinstance(n.meta.get("example_value"), torch.nn.Parameter) for n in inputs)
+
+
+def _warn_of_double_backward(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the outputs of a graph of inductor's say what to do before torch refuses."""
+
+    def call(*args: Any) -> Any:
+        outputs = compiled(*args)
+        for output in outputs:
+            if isinstance(output, torch.Tensor) and output.requires_grad:
+                output.register_hook(_check_single_backward)
+        return outputs
+
+    return call
+
+
+def _check_single_backward(gradient: torch.Tensor) -> None:
+    if torch.is_grad_enabled():  # as create_graph=True has it
+        _warn_once(
+            "create_graph=True: inductor has no second derivatives; for gradient penalties call "
+            'torch.compile(model, backend="ganfast", options={"inner": "eager"})'
+        )
 
 
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
     """Rewrite a graph that Dynamo captured with the fused ops, in place.
 
-    A batch_norm or instance_norm whose only reader is an activation, in place or not, becomes one
-    op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
-    not, becomes the one with logits. Values and gradients are the same there up to rounding, except
-    if the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
-    the form with logits is exact.
+    A batch_norm or instance_norm whose output is read by one activation alone, or first by one in
+    place, becomes one op with it; dropouts that return their input do not count. A binary
+    cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the one
+    with logits. Values and gradients are the same there up to rounding, except if the sigmoid
+    rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient, the form with
+    logits is exact.
 
     Returns:
         What was fused and what stays, with the reason.
@@ -134,6 +180,7 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     for node in list(graph.nodes):
         name = _layer_name(node)
         if _called(node) in _NORMS:
+            _skip_dropouts(node)
             found = "inside torch.func" if nested else _find_activation(node)
             if isinstance(found, str):
                 report.skipped.append((name, found))
@@ -156,19 +203,51 @@ def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
         return "training, momentum or eps is not a constant"
     if not given["training"] and None in (given["running_mean"], given["running_var"]):
         return "evaluation without running statistics"
-    readers = list(norm.users)
-    if len(readers) != 1:
-        return f"read by {len(readers)} operations"
-    reader = readers[0]
+    if not norm.users:
+        return "read by 0 operations"
+    reader = min(norm.users)  # the first in the order of the graph
+    if len(norm.users) > 1 and not _is_in_place(reader):
+        return f"read by {len(norm.users)} operations"
     if reader.op == "output":
         return "its output leaves the graph"
     if reader.target not in _ACTIVATIONS:
         return f"followed by {_target_name(reader)}"
+    if _changes_mode(norm, reader):
+        return "its activation records gradients otherwise"
     act = ActivationConfig(_ACTIVATIONS[reader.target])
     slope = act.negative_slope
     if act.row.takes_slope:
         slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
     return why_not_slope(slope) or (reader, act._replace(negative_slope=float(slope)))
+
+
+def _skip_dropouts(norm: Node) -> None:
+    """Remove dropouts that return their input from behind a BatchNorm."""
+    for reader in list(norm.users):
+        given = {"p": 0.5, "training": True, **_arguments(reader, "input", "p", "training")}
+        if _called(reader) in _DROPOUTS and (given["p"] == 0 or given["training"] is False):
+            reader.replace_all_uses_with(norm)
+            norm.graph.erase_node(reader)
+            _skip_dropouts(norm)
+            return
+
+
+def _is_in_place(reader: Node) -> bool:
+    """Return whether an activation overwrites its input, so that all later readers see that."""
+    if reader.target not in _ACTIVATIONS:
+        return False
+    slope = ("negative_slope",) if ACTIVATIONS[_ACTIVATIONS[reader.target]].takes_slope else ()
+    inplace = _arguments(reader, "input", *slope, "inplace").get("inplace", False)
+    return _target_name(reader).endswith("_") or inplace is True
+
+
+def _changes_mode(node: Node, until: Node) -> bool:
+    """Return whether gradients are recorded for one of two nodes alone."""
+    while node is not until:
+        if _target_name(node) in _MODES:
+            return True
+        node = node.next
+    return False
 
 
 def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
@@ -195,6 +274,7 @@ def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -
     y.meta = dict(activation.meta)
     activation.replace_all_uses_with(y)
     graph.erase_node(activation)
+    norm.replace_all_uses_with(y)
     graph.erase_node(norm)
     channels = x.meta["example_value"].shape[1]
     return FusedLayer(name, channels, *act)

@@ -6,41 +6,36 @@ names that refer to it, to its parameters or to its buffers therefore keep worki
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from ganfast import nn as fused_nn
-from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.example import Example
+from ganfast.fusion.pairs import (
+    ACTIVATION_NAMES,
+    LOSSES,
+    NORMS,
+    InForwardError,
+    LeftAloneError,
+    Pair,
+    Place,
+    find_pair,
+    has_activation,
+    is_candidate,
+    loss_stays,
+    places_of,
+)
 from ganfast.fusion.placeholder import FusedActivation, is_lost
 from ganfast.fusion.report import FusedLayer, FusionReport
-from ganfast.nn.batch_norm import SETTINGS, Activated
+from ganfast.nn.batch_norm import SETTINGS
 
 __all__ = ["fuse", "unfuse"]
 
-_NORMS: dict[type, type] = {
-    layer: getattr(fused_nn, layer.__name__)
-    for torch_layer in (
-        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
-        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
-    )
-    for layer in (torch_layer, getattr(fused_nn, torch_layer.__name__))
-}  # fmt: skip
-_LOSSES: dict[type, type] = {
-    nn.BCELoss: fused_nn.BCELoss,
-    nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
-}
-_SCRIPTED = {layer.__name__ for layer in (*_NORMS, *_LOSSES)}
-_ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
-# Layers that return a new tensor: no other code sees whether an activation overwrites it.
-_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 _ORIGIN = "_before_fusion"
+_SCRIPTED = {layer.__name__ for layer in (*NORMS, *LOSSES)}
 
 
 class _Origin(NamedTuple):
@@ -51,12 +46,7 @@ class _Origin(NamedTuple):
     paired: bool
 
 
-class _Place(NamedTuple):
-    parent: nn.Module
-    slot: str
-
-
-def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
+def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
     InstanceNorm is fused likewise. The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d,
@@ -66,22 +56,29 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might compute
     something else stays as it is, and the report says why.
 
-    A Sequential's children may also be called one by one (``model[0](x)``). Where such code uses
-    the output of the BatchNorm itself, not only what the activation makes of it, fusion changes
-    that value, and no inspection of the model can tell: call ``unfuse``, or fuse other parts of the
-    model only.
+    A Sequential's children may also be called one by one (``model[0](x)``). If such code uses the
+    output of the BatchNorm itself, not only what the activation makes of it, fusion changes that
+    value, and no inspection of the model can tell. ``example_inputs`` tells: the model runs on them
+    in training and in evaluation, before and as if fused, and pairs that change any output or
+    buffer are left. Pairs in other forwards than a Sequential's are then found as well: modules
+    where each output of the BatchNorm is the input of the activation. The model's forward must use
+    its layers alike for all inputs.
 
     Args:
-        model: the whole model, so that layers used in two places are seen.
+        models: the whole model, so that layers used in two places are seen; several, as a
+            generator, a discriminator and a criterion, are reported as 0, 1 and so on.
         act_norm: also fuse an activation with the BatchNorm behind it, if that BatchNorm is not
             itself followed by an activation.
+        example_inputs: what one model is called with: a tensor, a tuple of positional arguments or
+            a dictionary of named ones. Modes, buffers and random number generators are restored.
 
     Returns:
         The pairs and losses that were fused, and what was left with the reason. Its text is a
         table.
 
     Raises:
-        TypeError: ``model`` is not an nn.Module.
+        TypeError: a model is not an nn.Module; there are several, or none, for one example.
+        RuntimeError: the model computes something else each time for ``example_inputs``.
 
     Example::
 
@@ -93,41 +90,52 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
         >>> model[1]
         BatchNorm2d(8, eps=1e-05, momentum=0.1, ..., activation='leaky_relu', negative_slope=0.2)
     """
-    _check_module(model)
-    places = _places(model)
+    model = _joined(models)
+    if example_inputs is not None and len(models) != 1:
+        raise TypeError(f"example_inputs are those of one model, got {len(models)} models")
+    example = None if example_inputs is None else Example(model, example_inputs)
+    places = places_of(model)
+    fed = _fed(example, places) if example else {}
     report = FusionReport()
+    pairs: list[Pair] = []
     for name, module in list(model.named_modules()):
         if _ORIGIN in vars(module):
             report.skipped.append((name, "already fused"))
-        elif type(module) in _LOSSES:
-            if reason := _loss_stays(module):
+        elif type(module) in LOSSES:
+            if reason := loss_stays(module):
                 report.skipped.append((name, reason))
             else:
-                _convert(module, _LOSSES[type(module)], paired=False)
+                _convert(module, LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif isinstance(module, (_BatchNorm, _InstanceNorm)) and _has_activation(module):
+        elif has_activation(module):
             report.skipped.append((name, "has an activation"))
         elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED:
             report.skipped.append((name, "scripted: fuse before torch.jit.script"))
-        elif isinstance(module, (_BatchNorm, _InstanceNorm)):
+        elif is_candidate(module):
             try:
-                pair = _find_pair(module, places.get(module, []), act_norm)
-            except _LeftAloneError as reason:
+                taken = {place for pair in pairs for place in pair.places}
+                pairs.append(find_pair(name, module, places, act_norm, fed, taken))
+            except LeftAloneError as reason:
                 report.skipped.append((name, str(reason)))
-            else:
-                report.fused.append(_fuse_pair(name, module, *pair))
+                report.in_forward += isinstance(reason, InForwardError)
+    kept = example.unchanged(pairs) if example else pairs
+    for pair in pairs:
+        if pair in kept:
+            report.fused.append(_fuse_pair(model, pair))
+        else:
+            report.skipped.append((pair.name, "fused, it would change what the example computes"))
     return report
 
 
-def unfuse(model: nn.Module) -> None:
-    """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
+def unfuse(*models: nn.Module) -> None:
+    """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
     that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
     replaced a fused BatchNorm, its activation comes back behind the replacement.
 
     Raises:
-        TypeError: ``model`` is not an nn.Module.
+        TypeError: a model is not an nn.Module.
         RuntimeError: the model has one part of a pair only, or a fused layer was parametrised
             since; nothing is changed then.
 
@@ -140,8 +148,8 @@ def unfuse(model: nn.Module) -> None:
         >>> model[1]
         ReLU()
     """
-    _check_module(model)
-    places = _places(model)
+    model = _joined(models)
+    places = places_of(model)
     placeholders = {m.norm: m for m in places if isinstance(m, FusedActivation)}
     fused = [(n, m, vars(m)[_ORIGIN]) for n, m in model.named_modules() if _ORIGIN in vars(m)]
     _check_whole(fused, placeholders)
@@ -183,123 +191,27 @@ def _check_whole(
             )
 
 
-class _LeftAloneError(Exception):
-    """Raised for a normalisation layer that is left as it is; the message is the reason."""
+def _fed(example: Example, places: dict[nn.Module, list[Place]]) -> dict[nn.Module, nn.Module]:
+    """Return the BatchNorms whose every output an activation was seen to read, and that one."""
+    norms = [m for m in places if is_candidate(m)]
+    # A dropout that adds, and passes its input on now, may later do something else.
+    adding = (nn.AlphaDropout, nn.FeatureAlphaDropout)
+    readers = [m for m in places if type(m) in (*ACTIVATION_NAMES, *adding)]
+    found = example.feeds(norms, readers)
+    return {norm: reader for norm, reader in found.items() if type(reader) in ACTIVATION_NAMES}
 
 
-def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, Any, str]:
-    """Return the activation's place, the activation and the order, or raise _LeftAloneError."""
-    _check_class(norm)
-    if len(places) != 1:
-        reason = f"is used in {len(places)} places" if places else "stands alone"
-        raise _LeftAloneError(reason)
-    sequential = places[0].parent
-    if not isinstance(sequential, nn.Sequential):
-        raise _LeftAloneError(
-            'outside nn.Sequential; torch.compile(model, backend="ganfast") looks there'
-        )
-    if not _runs_as_sequential(sequential):
-        raise _LeftAloneError(f"{type(sequential).__name__} has a forward of its own")
-    nothing = ("", None)
-    slots = [nothing, nothing, *sequential._modules.items(), nothing]
-    index = [slot for slot, _ in slots].index(places[0].slot, 2)
-    (_, before), in_front, _, behind = slots[index - 2 : index + 2]
-    if type(behind[1]) in _ACTIVATIONS:
-        (slot, activation), order = behind, "norm_act"
-    elif act_norm and type(in_front[1]) in _ACTIVATIONS:
-        (slot, activation), order = in_front, "act_norm"
-        _check_in_place(activation, before)
-    elif behind is nothing:
-        raise _LeftAloneError("last in its Sequential")
-    else:
-        raise _LeftAloneError(f"followed by {type(behind[1]).__name__}")
-    _check_hooks(norm, activation, order)
-    if reason := why_not_slope(_slope(activation)):
-        raise _LeftAloneError(reason)
-    return _Place(sequential, slot), activation, order
-
-
-def _check_class(norm: Any) -> None:
-    """Raise _LeftAloneError if the layer may compute something else than torch's."""
-    name = type(norm).__name__
-    if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
-        raise _LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
-    if isinstance(norm, LazyModuleMixin):
-        raise _LeftAloneError(f"{name} has no channels yet: fuse after a first batch")
-    if type(norm).__module__.startswith("torch.ao.") or getattr(norm, "qconfig", None) is not None:
-        raise _LeftAloneError(f"{name} is quantised or prepared for it")
-    if parametrize.is_parametrized(norm):
-        raise _LeftAloneError("is parametrised")
-    if type(norm) not in _NORMS:
-        stock_forward = type(norm).forward in (_BatchNorm.forward, _InstanceNorm.forward)
-        own = not stock_forward or "forward" in vars(norm)
-        raise _LeftAloneError(f"{name} overrides forward" if own else f"{name} is a subclass")
-    if "forward" in vars(norm):
-        raise _LeftAloneError("its forward was replaced")
-    if not {"weight", "bias"} <= norm._parameters.keys():
-        raise _LeftAloneError("its weight or bias is computed by a hook")
-    if not {"running_mean", "running_var", "num_batches_tracked"} <= norm._buffers.keys():
-        raise _LeftAloneError("its running statistics are no buffers")
-
-
-def _check_hooks(norm: Any, activation: Any, order: str) -> None:
-    """Raise _LeftAloneError if a hook would see other tensors than before."""
-    # Behind the fused layer lies the activation's output, so gradients differ there as well.
-    if norm._forward_hooks:
-        raise _LeftAloneError("has a forward hook")
-    if norm._backward_hooks or norm._backward_pre_hooks:
-        raise _LeftAloneError("has a backward hook")
-    if order == "act_norm" and norm._forward_pre_hooks:
-        raise _LeftAloneError("has a forward pre-hook")
-    name = type(activation).__name__
-    if _has_hooks(activation):
-        raise _LeftAloneError(f"its {name} has a hook")
-    if "forward" in vars(activation):
-        raise _LeftAloneError(f"the forward of its {name} was replaced")
-
-
-def _slope(activation: Any) -> Any:
-    row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
-    return activation.negative_slope if row.takes_slope else ActivationConfig().negative_slope
-
-
-def _check_in_place(activation: Any, before: nn.Module | None) -> None:
-    """Raise _LeftAloneError if other code may see that the activation overwrites its input."""
-    fresh = isinstance(before, _FRESH_OUTPUT) and not before._forward_hooks
-    fresh = fresh and type(before).__module__.startswith(("torch.nn.", "ganfast."))
-    if activation.inplace and not fresh:
-        raise _LeftAloneError(
-            f"its {type(activation).__name__} changes a tensor that others may hold"
-        )
-
-
-def _runs_as_sequential(module: nn.Sequential) -> bool:
-    cls = type(module)
-    return (
-        cls.forward is nn.Sequential.forward
-        and cls.__iter__ is nn.Sequential.__iter__
-        and "forward" not in vars(module)
-        and not cls.__module__.startswith("torch.ao.")
-    )
-
-
-def _loss_stays(loss: Any) -> str:
-    if _has_hooks(loss):
-        return "has a hook"
-    if "forward" in vars(loss):
-        return "its forward was replaced"
-    weights = {"weight"} if type(loss) is nn.BCELoss else {"weight", "pos_weight"}
-    if not weights <= loss._buffers.keys():
-        return "its weight is no buffer"
-    return ""
-
-
-def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
-    _convert(norm, _NORMS[type(norm)], paired=True)
-    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
-    vars(norm).update(act._asdict())
-    place.parent._modules[place.slot] = FusedActivation(activation, norm, place.parent)
-    return FusedLayer(name, norm.num_features, *act)
+def _fuse_pair(model: nn.Module, pair: Pair) -> FusedLayer:
+    norm, activation = pair.norm, pair.activation
+    parent = pair.places[0].parent
+    if norm not in parent._modules.values():  # the last that holds both, and none of its children
+        parent = [m for m in model.modules() if {norm, activation} <= set(m.modules())][-1]
+    placeholder = FusedActivation(activation, norm, parent)
+    _convert(norm, NORMS[type(norm)], paired=True)
+    vars(norm).update(pair.config._asdict())
+    for holder, slot in pair.places:
+        holder._modules[slot] = placeholder
+    return FusedLayer(pair.name, norm.num_features, *pair.config)
 
 
 def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
@@ -312,29 +224,9 @@ def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
     vars(module)[_ORIGIN] = origin
 
 
-def _places(model: nn.Module) -> dict[nn.Module, list[_Place]]:
-    """Return the slots of each module; a parent that is reached twice counts once."""
-    places: dict[nn.Module, list[_Place]] = {}
-    for child, place in _slots(model):
-        places.setdefault(child, []).append(place)
-    return places
-
-
-def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, _Place]]:
-    for parent in model.modules():
-        for slot, child in parent._modules.items():
-            if child is not None:
-                yield child, _Place(parent, slot)
-
-
-def _has_activation(norm: nn.Module) -> bool:
-    return isinstance(norm, Activated) and norm.activation is not None
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(hooks for name, hooks in vars(module).items() if name.endswith("_hooks"))
-
-
-def _check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+def _joined(models: tuple[Any, ...]) -> nn.Module:
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    joined: nn.Module = models[0] if len(models) == 1 else nn.ModuleList(models)
+    return joined

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
+
+from ganfast.nn.batch_norm import fx_leaf
 
 __all__ = ["FusedActivation", "is_lost"]
 
@@ -61,6 +64,8 @@ class FusedActivation(nn.Identity):
                     activation=type(self.activation).__name__, norm=type(self.norm).__name__
                 )
             )
+        if isinstance(input, Proxy):  # torch.fx traces the model: the slot keeps its name
+            return fx_leaf(self, input)
         return input
 
     def extra_repr(self) -> str:

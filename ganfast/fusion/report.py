@@ -29,11 +29,13 @@ class FusionReport:
         fused: the pairs that became one layer each.
         skipped: (name, reason) of each normalisation layer and loss that stays as it is.
         losses: (name, class) of the losses that became ganfast's.
+        in_forward: how many were skipped because a forward of the model's own calls them.
     """
 
     fused: list[FusedLayer] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     losses: list[tuple[str, str]] = field(default_factory=list)
+    in_forward: int = 0
 
     def __str__(self) -> str:
         rows = [("fused", layer.name, _describe(layer)) for layer in self.fused]
@@ -46,7 +48,17 @@ class FusionReport:
         width = max(len(name) for _, name, _ in rows)
         lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
         counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"
-        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is"])
+        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is", *self._advice()])
+
+    def _advice(self) -> list[str]:
+        if not self.in_forward:
+            return []
+        return [
+            f"{_count(range(self.in_forward), 'layer')} may have an activation in a forward: try "
+            "ganfast.fuse(model, example_inputs=x)",
+            'or torch.compile(model, backend="ganfast"), with options={"inner": "eager"} for '
+            "gradient penalties",
+        ]
 
     __repr__ = __str__
 

@@ -11,7 +11,7 @@ from ganfast.nn.batch_norm import (
     SyncBatchNorm,
 )
 from ganfast.nn.instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d
-from ganfast.nn.losses import BCELoss, BCEWithLogitsLoss, GANLoss
+from ganfast.nn.losses import BCELoss, BCEWithLogitsLoss, GANLoss, LeCamRegularization
 
 __all__ = [
     "BCELoss",
@@ -23,5 +23,6 @@ __all__ = [
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
+    "LeCamRegularization",
     "SyncBatchNorm",
 ]

@@ -80,7 +80,7 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
-            return leaf(self, input)
+            return fx_leaf(self, input)
         self._check_input_dim(input)
         # Read from the dictionaries: five attribute look-ups of nn.Module take 4 us, more than the
         # dispatch and the arithmetic of a small layer.
@@ -116,8 +116,8 @@ class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
         vars(self).setdefault("splits", SETTINGS["splits"])
 
 
-def leaf(module: torch.nn.Module, input: Proxy) -> Any:
-    """Record a call of a module in the graph that torch.fx traces."""
+def fx_leaf(module: torch.nn.Module, input: Proxy) -> Any:
+    """Return what torch.fx has for the call of a module that it does not look into."""
     tracer: Any = input.tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(module), (input,), {})
 

@@ -10,7 +10,7 @@ from torch.fx import Proxy
 
 from ganfast import functional
 from ganfast.activations import check_activation, check_order
-from ganfast.nn.batch_norm import Activated, leaf
+from ganfast.nn.batch_norm import Activated, fx_leaf
 
 __all__ = ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]
 
@@ -45,7 +45,7 @@ class _InstanceNormAct(Activated, torch.nn.modules.instancenorm._InstanceNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
-            return leaf(self, input)
+            return fx_leaf(self, input)
         result: Tensor = super().forward(input)
         return result
 

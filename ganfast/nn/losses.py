@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ganfast import functional
 from ganfast.functional.losses import check_gan_loss
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "GANLoss"]
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "GANLoss", "LeCamRegularization"]
 
 
 class BCELoss(torch.nn.BCELoss):
@@ -52,7 +55,7 @@ class GANLoss(torch.nn.Module):
     """Hold the settings of a GAN's two losses.
 
     Args:
-        kind: "bce", "hinge", "lsgan" or "wasserstein".
+        kind: "bce", "hinge", "lsgan" or "wasserstein"; "softplus" is "bce" of logits.
         from_logits: for "bce", whether scores are logits rather than probabilities.
         real_label: target for real images; below 1 for smoothed labels.
         fake_label: target for generated images.
@@ -85,11 +88,16 @@ class GANLoss(torch.nn.Module):
         self.fake_label = fake_label
 
     def discriminator(
-        self, real: Tensor, fake: Tensor | None = None, *, splits: int = 1
+        self,
+        real: Tensor | Sequence[Tensor],
+        fake: Tensor | Sequence[Tensor] | None = None,
+        *,
+        splits: int = 1,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss and the mean scores of real and generated images.
 
-        Scores are two tensors, or one with the real half first and ``splits=2``.
+        Scores are two tensors, or one with the real half first and ``splits=2``; or lists of them,
+        of a discriminator at several scales.
         """
         return functional.gan_discriminator_loss(
             real,
@@ -101,7 +109,7 @@ class GANLoss(torch.nn.Module):
             splits=splits,
         )
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, fake: Tensor | Sequence[Tensor]) -> Tensor:
         """Return the generator's loss from the scores of its images."""
         return functional.gan_generator_loss(
             fake, kind=self.kind, from_logits=self.from_logits, real_label=self.real_label
@@ -112,3 +120,50 @@ class GANLoss(torch.nn.Module):
             f"{self.kind!r}, from_logits={self.from_logits}, "
             f"real_label={self.real_label}, fake_label={self.fake_label}"
         )
+
+
+class LeCamRegularization(torch.nn.Module):
+    """Keep the averages of a discriminator's scores, and pull its new scores towards them.
+
+    In training each call first takes the mean scores into the averages, whose weights add up to 1
+    from the first call on. In evaluation they stay. Each process of several has its own. Shapes,
+    formula and source are those of :func:`ganfast.functional.lecam_regularization`.
+
+    Args:
+        decay: of the averages.
+
+    Raises:
+        ValueError: ``decay`` does not lie between 0 and 1.
+
+    Example::
+
+        >>> LeCamRegularization()(torch.tensor([2.0, 1.0]), torch.tensor([-1.0, 0.0]))
+        tensor(8.5000)
+    """
+
+    real_average: Tensor
+    fake_average: Tensor
+    updates: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        if not 0.0 < decay < 1.0:
+            raise ValueError(f"decay must lie between 0 and 1, got {decay}")
+        self.decay = decay
+        self.register_buffer("real_average", torch.zeros(()))
+        self.register_buffer("fake_average", torch.zeros(()))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, real: Tensor, fake: Tensor) -> Tensor:
+        with torch.no_grad():
+            if self.training:
+                self.updates += 1
+                # (1 - decay) / (1 - decay^updates), which is 1 at first
+                updates = self.updates.to(self.real_average.dtype)
+                share = (self.decay - 1) / torch.expm1(updates * math.log(self.decay))
+                for average, scores in ((self.real_average, real), (self.fake_average, fake)):
+                    average.lerp_(scores.mean(dtype=average.dtype), share)
+        return functional.lecam_regularization(real, fake, self.real_average, self.fake_average)
+
+    def extra_repr(self) -> str:
+        return f"decay={self.decay}"

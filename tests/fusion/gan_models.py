@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MODELS", "Style", "dcgan_discriminator", "dcgan_generator"]
+__all__ = [
+    "MODELS", "PatchDiscriminator", "PerceptualFeatures", "Style", "dcgan_discriminator",
+    "dcgan_generator",
+]  # fmt: skip
 
 
 class Style(NamedTuple):
@@ -21,6 +24,7 @@ class Style(NamedTuple):
     fuse: int
     compile: int
     act_norm: int = 0  # pairs beyond those of `fuse` that act_norm=True finds
+    example: int = 0  # pairs beyond those of `fuse` that example inputs find
 
 
 class DCGAN(nn.Module):
@@ -173,6 +177,114 @@ class UNetBlock(nn.Module):
         return self.model(x) if self.outermost else torch.cat([x, self.model(x)], 1)
 
 
+class PatchDiscriminator(nn.Sequential):
+    """MONAI's: Sequentials in Sequentials, a dropout that does nothing, and features returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("initial_conv", self.block(3, 4, bias=True))
+        for number, width in enumerate((4, 8)):
+            adn = nn.Sequential()
+            adn.add_module("N", nn.BatchNorm2d(2 * width))
+            adn.add_module("D", nn.Dropout(0.0))
+            adn.add_module("A", nn.LeakyReLU(0.2))
+            self.add_module(f"{number}", self.block(width, 2 * width, adn=adn))
+        self.add_module("final_conv", nn.Sequential(nn.Conv2d(16, 1, 4, padding=1)))
+
+    @staticmethod
+    def block(width: int, out: int, bias: bool = False, adn: nn.Module | None = None) -> nn.Module:
+        convolution = nn.Sequential()
+        convolution.add_module("conv", nn.Conv2d(width, out, 4, 2, 1, bias=bias))
+        convolution.add_module("adn", adn or nn.Sequential(nn.Dropout(0.0), nn.LeakyReLU(0.2)))
+        return convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = [x]
+        for submodel in self.children():
+            out.append(submodel(out[-1]))
+        return torch.cat([features.flatten(1) for features in out[1:]], 1)
+
+
+def patch_discriminator() -> nn.Module:
+    """Build that of pix2pix, CycleGAN and VQGAN, which calls it NLayerDiscriminator."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2, True)]
+    for width, stride in ((4, 2), (8, 2), (16, 1)):
+        layers += [nn.Conv2d(width, 2 * width, 4, stride, 1, bias=False)]
+        layers += [nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, True)]
+    return nn.Sequential(*layers, nn.Conv2d(32, 1, 4, 1, 1))
+
+
+class ConvDropoutNormReLU(nn.Module):
+    """nnU-Net's block: each layer is an attribute as well as a child of the Sequential."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(width, out, 3, padding=1)
+        self.norm = nn.BatchNorm3d(out)
+        self.nonlin = nn.LeakyReLU(inplace=True)
+        self.all_modules = nn.Sequential(self.conv, self.norm, self.nonlin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all_modules(x)
+
+
+class CTGANGenerator(nn.Module):
+    class Residual(nn.Module):
+        def __init__(self, width: int, out: int) -> None:
+            super().__init__()
+            self.fc = nn.Linear(width, out)
+            self.bn = nn.BatchNorm1d(out)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.relu(self.bn(self.fc(x))), x], dim=1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(self.Residual(5, 8), self.Residual(13, 8), nn.Linear(21, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.seq(x)
+
+
+class Encoder(nn.Module):
+    """A U-Net's encoder: skips are taken in front of activations that change them in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for conv, norm in ((self.stem, self.bn1), (self.down, self.bn2)):
+            x = norm(conv(x))
+            skips.append(x)
+            x = self.act(x)
+        return torch.cat([*skips, x], 1)
+
+
+class PerceptualFeatures(nn.Module):
+    """A VGG whose children are called one by one, and whose values before ReLU are wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vgg = nn.Sequential()
+        for number, (width, out) in enumerate(((3, 4), (4, 4)), 1):
+            self.vgg.add_module(f"conv{number}", nn.Conv2d(width, out, 3, padding=1))
+            self.vgg.add_module(f"bn{number}", nn.BatchNorm2d(out))
+            self.vgg.add_module(f"relu{number}", nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = []
+        for name, layer in self.vgg.named_children():
+            x = layer(x)
+            if name in ("bn2", "relu2"):
+                features.append(x.clone())
+        return torch.cat(features, 1)
+
+
 class Blocks(nn.Module):
     """Sequential blocks with named children in a ModuleList."""
 
@@ -292,7 +404,7 @@ class _ResNetBlock(nn.Module):
         return x + self.conv_block(x)
 
 
-def patch_discriminator(ndf: int = 4) -> nn.Module:
+def instance_patch_discriminator(ndf: int = 4) -> nn.Module:
     """The 70x70 discriminator of CycleGAN and pix2pix."""
     layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2, True)]
     for inputs, outputs, stride in (
@@ -333,7 +445,15 @@ MODELS = {
     "shared activation": Style(SharedActivation, (4, 3, 9, 9), 2, 2),
     "pre-activation": Style(PreActivation, (4, 3, 8, 8), 0, 4),
     "conditional norm": Style(ConditionalNorm, (4, 3, 8, 8), 0, 0),
-    "u-net": Style(lambda: UNetBlock(UNetBlock(UNetBlock()), True), (2, 3, 16, 16), 0, 0),
+    "u-net": Style(lambda: UNetBlock(UNetBlock(UNetBlock()), True), (2, 3, 16, 16), 0, 1, 0, 1),
+    "monai patch discriminator": Style(PatchDiscriminator, (2, 3, 32, 32), 2, 2),
+    "vqgan patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
+    "nnu-net, batch norm": Style(
+        lambda: nn.Sequential(ConvDropoutNormReLU(2, 3), ConvDropoutNormReLU(3, 3)),
+        *((2, 2, 4, 4, 4), 0, 2, 0, 2),
+    ),
+    "ctgan generator": Style(CTGANGenerator, (8, 5), 0, 2, 0, 2),
+    "encoder": Style(Encoder, (2, 3, 6, 6), 0, 2),
     "module list": Style(Blocks, (4, 3, 8, 8), 2, 2),
     "indexed": Style(Indexed, (4, 3, 8, 8), 2, 2),
     "mlp": Style(mlp, (6, 6), 2, 2),
@@ -344,9 +464,9 @@ MODELS = {
     "activation first": Style(activation_first, (4, 3, 12, 12), 1, 1, 2),
     "cyclegan generator": Style(cyclegan_generator, (2, 3, 16, 16), 5, 5),
     "pix2pixhd generator": Style(pix2pixhd_generator, (1, 3, 16, 16), 5, 5),
-    "patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
+    "patch discriminator": Style(instance_patch_discriminator, (2, 3, 32, 32), 3, 3),
     "nnu-net": Style(
-        lambda: nn.Sequential(NNUNetBlock(2, 3), NNUNetBlock(3, 4)), (2, 2, 5, 4, 6), 0, 2
+        lambda: nn.Sequential(NNUNetBlock(2, 3), NNUNetBlock(3, 4)), (2, 2, 5, 4, 6), 0, 2, 0, 2
     ),
     "tracked instances": Style(tracked_instances, (3, 3, 12), 2, 2),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.metadata
 import logging
@@ -18,7 +19,7 @@ from torch import nn
 from twins import assert_equal_training, draw
 
 import ganfast
-from ganfast.fusion.graph import compile_fused, fuse_graph
+from ganfast.fusion.graph import _warn_of_double_backward, _warn_once, compile_fused, fuse_graph
 from ganfast.ops import batch_norm_act
 
 INSTANCE_NORM = ganfast.functional.instance_norm_act
@@ -91,7 +92,7 @@ def test_through_inductor(style):
     style = MODELS[style]
     twin = draw(style.make)
     model = copy.deepcopy(twin)
-    compiled = torch.compile(model, backend=compile_fused)
+    compiled = torch.compile(model, backend=compile_fused, options={"inner": "inductor"})
     assert_equal_training(model, twin, style.shape, compiled)
 
 
@@ -136,6 +137,47 @@ def changed_for_another_reader(x):
     return torch.cat([y, z], 1)
 
 
+def view_behind_the_activation(x):
+    y = norm(x)
+    y.relu_()
+    rows = y.view(-1)
+    return rows.cos(), y.sin()
+
+
+def features(x):
+    found = []
+    for slope in (0.1, 0.2):
+        x = norm(x)
+        found.append(x)
+        x = F.leaky_relu(x, slope, True)
+    return tuple(found)
+
+
+def read_before_the_activation(x):
+    y = norm(x)
+    z = y.cos()
+    return torch.relu_(y) + y * z.detach()
+
+
+def without_gradient(x):
+    y = norm(x)
+    with torch.no_grad():
+        z = F.relu(y)
+    return y * 0 + z if y is z else z + x
+
+
+def dropouts(x):
+    y = F.dropout(norm(x), 0.0)
+    y = F.dropout1d(F.alpha_dropout(y, 0.3, False), 0.3, training=False, inplace=True)
+    return F.relu(y)
+
+
+def dropout_on_a_skip(x):
+    y = norm(x)
+    z = F.relu(F.dropout(y, 0.5, False), inplace=True)
+    return torch.cat([y, z])
+
+
 def input_changed_between(x):
     x = x * 2
     y = norm(x)
@@ -166,8 +208,17 @@ PAIRS = {
     "eps": (lambda x: F.relu(norm(x, eps=0.8)), 1),
     "default slope": (lambda x: F.leaky_relu(norm(x)), 1),
     "another reader": (lambda x: (lambda y: torch.cat([y, y.relu()]))(norm(x)), 0),
-    "changed for another reader": (changed_for_another_reader, 0),
+    "changed for another reader": (changed_for_another_reader, 1),
     "view of the output": (view_of_the_output, 0),
+    "view behind the activation": (view_behind_the_activation, 1),
+    "features": (features, 2),
+    "read before the activation": (read_before_the_activation, 0),
+    "activation without gradient": (without_gradient, 0),
+    "in place as an argument": (lambda x: (lambda y: (F.relu(y, True), y))(norm(x)), 1),
+    "not in place, said aloud": (lambda x: (lambda y: (F.relu(y, False), y))(norm(x)), 0),
+    "dropouts that do nothing": (dropouts, 1),
+    "a dropout that does nothing on a skip": (dropout_on_a_skip, 1),
+    "a dropout": (lambda x: F.relu(F.dropout(norm(x), 1.0)), 0),
     "both are returned": (lambda x: (lambda y: (y, F.relu(y)))(norm(x)), 0),
     "two activations": (lambda x: (lambda y: F.relu(y) * F.leaky_relu(y, 0.2))(norm(x)), 0),
     "tanh": (lambda x: norm(x).tanh(), 0),
@@ -283,6 +334,70 @@ def test_reports_name_the_layers():
         ("main.3", 8, "leaky_relu", 0.2, "norm_act"),
         ("main.6", 16, "leaky_relu", 0.2, "norm_act"),
     ]
+
+
+def warnings_of(caplog):
+    records = [r for r in caplog.records if r.name == "ganfast.fusion.graph"]
+    return [r.message for r in records if r.levelno == logging.WARNING]
+
+
+NOTHING_FUSED = {
+    "a reader": (
+        nn.BatchNorm1d,
+        nn.Tanh,
+        "fused in a graph of this model: 0: followed by tanh",
+    ),
+    "no BatchNorm": (nn.InstanceNorm1d, nn.ReLU, "model: it has no BatchNorm and no binary"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING_FUSED)
+def test_nothing_fused_is_one_warning(case, caplog):
+    norm, act, message = NOTHING_FUSED[case]
+    model = nn.Sequential(norm(3), act(), nn.Conv1d(3, 3, 1))
+    _warn_once.cache_clear()
+    for batch in (4, 5, 6):
+        torch.compile(model, backend=compile_fused)(torch.randn(batch, 3, 2))
+    (warning,) = warnings_of(caplog)
+    assert message in warning
+
+
+def test_a_gradient_penalty_through_inductor_names_the_way(caplog):
+    _warn_once.cache_clear()
+    x = torch.randn(4, 3, requires_grad=True)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    refusing = torch._dynamo.lookup_backend("aot_eager")  # as inductor, without its compiler
+    compiled = torch.compile(model, backend=lambda g, i: _warn_of_double_backward(refusing(g, i)))
+    compiled(x).sum().backward()
+    assert not warnings_of(caplog)
+    y = compiled(x)
+    with contextlib.suppress(RuntimeError):  # torch refuses this backward, or the second one
+        torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    (warning,) = warnings_of(caplog)
+    assert 'options={"inner": "eager"}' in warning
+    (gradient,) = torch.autograd.grad(
+        torch.compile(model, backend=compile_fused)(x).square().sum(), x, create_graph=True
+    )
+    gradient.square().sum().backward()  # on a CPU the inner backend is eager
+
+
+def test_the_inner_backend_by_default(monkeypatch):
+    seen = []
+
+    def backend(name):
+        return lambda graph_module, inputs, *rest, **named: (
+            seen.append(name), graph_module.forward
+        )[1]  # fmt: skip
+
+    monkeypatch.setattr(torch._dynamo, "lookup_backend", backend)
+    monkeypatch.setattr(torch._inductor, "compile", backend("inductor"))
+    graph_module = torch.fx.symbolic_trace(nn.Identity())
+    for device, options, mode in (
+        ("cpu", None, None), ("meta", None, None), ("cpu", {"max_autotune": True}, None),
+        ("cpu", None, "default"), ("meta", {"inner": "eager"}, None),
+    ):  # fmt: skip
+        compile_fused(graph_module, [3, torch.ones(2, device=device)], options=options, mode=mode)
+    assert seen == ["eager", "inductor", "inductor", "inductor", "eager"]
 
 
 def test_inner_backends_get_their_options(monkeypatch):

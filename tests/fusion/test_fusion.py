@@ -14,6 +14,7 @@ from twins import assert_equal_training, draw
 
 import ganfast
 from ganfast import fuse, unfuse
+from ganfast.activations import ACTIVATIONS
 from ganfast.fusion.placeholder import FusedActivation
 
 
@@ -246,6 +247,44 @@ def test_a_block_with_two_parents_counts_once():
     pair = block()
     report = fuse(nn.ModuleDict({"a": nn.Sequential(pair), "b": nn.Sequential(pair)}))
     assert [layer.name for layer in report.fused] == ["a.0.1"]
+
+
+BETWEEN = [
+    nn.Identity(), nn.Dropout(0.0), nn.Dropout(0.0, inplace=True), nn.Dropout1d(0.0),
+    nn.Dropout2d(0.0), nn.Dropout3d(0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("layer", BETWEEN, ids=str)
+def test_layers_that_return_their_input_stay_between(layer, slope):
+    """A dropout that later gets another p draws the same mask and gives the same values."""
+    norm, shape = {
+        nn.Dropout1d: (nn.BatchNorm1d(4), (8, 4, 9)),
+        nn.Dropout3d: (nn.BatchNorm3d(4), (8, 4, 3, 3, 3)),
+    }.get(type(layer), (nn.BatchNorm2d(4), (8, 4, 3, 3)))
+    twin = draw(lambda: nn.Sequential(norm, layer, nn.Identity(), nn.LeakyReLU(slope)))
+    twin = copy.deepcopy(twin)
+    model = copy.deepcopy(twin)
+    keys = list(model.state_dict())
+    assert [pair.name for pair in fuse(model).fused] == ["0"]
+    assert list(model.state_dict()) == keys
+    assert type(model[1]) is type(layer)
+    for p in (0.0, 0.5):
+        for m in (model, twin):
+            m[1].p = p
+        assert_equal_training(model.train(), twin.train(), shape)
+    unfuse(model)
+    assert repr(model) == repr(twin)
+
+
+def test_every_activation_may_change_places_with_a_dropout():
+    z = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for name, row in ACTIVATIONS.items():
+        for factor in (0.0, 0.5, 2.0):
+            torch.testing.assert_close(
+                row.apply(factor * z, 0.2), factor * row.apply(z, 0.2), msg=f"{name}"
+            )
 
 
 def test_ganfasts_own_layers():

@@ -45,6 +45,12 @@ def shared():
     return nn.Sequential(norm, nn.ReLU(), norm, nn.ReLU())
 
 
+def between(layer):
+    norm_act = block()
+    norm_act.insert(2, layer)
+    return norm_act
+
+
 LEFT_ALONE = {
     # What is left alone, the reason, and the options of `fuse`.
     "own forward": (lambda: block(OwnForward(4)), "OwnForward overrides forward"),
@@ -75,6 +81,11 @@ LEFT_ALONE = {
     "alone": (lambda: nn.BatchNorm2d(4), "stands alone"),
     "last": (lambda: block()[:2], "last in its Sequential"),
     "dropout": (lambda: block(act=nn.Dropout(0.5)), "followed by Dropout"),
+    "dropout between": (lambda: between(nn.Dropout2d(0.5)), "followed by Dropout2d"),
+    "alpha dropout between": (lambda: between(nn.AlphaDropout(0.0)), "followed by AlphaDropout"),
+    "hook between": (lambda: between(with_hook(nn.Identity(), "forward_hook")), "by Identity"),
+    "replaced between": (lambda: between(frozen_forward(nn.Dropout(0.0))), "by Dropout"),
+    "nothing behind": (lambda: nn.Sequential(*block()[:2], nn.Identity()), "last in its"),
     "convolution": (lambda: block(act=nn.Conv2d(4, 4, 1)), "followed by Conv2d"),
     "prelu": (lambda: block(act=nn.PReLU()), "followed by PReLU"),
 }  # fmt: skip

@@ -216,6 +216,14 @@ def test_tools_that_work(tool):
     torch.testing.assert_close(WORK[tool](model)(X), WORK[tool](twin)(X))
 
 
+def test_features_of_a_fused_model():
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    model, twin = (m.eval() for m in fused())
+    nodes = {"0": "conv", "2": "activated"}
+    found, expected = (extraction.create_feature_extractor(m, nodes)(X) for m in (model, twin))
+    torch.testing.assert_close(found, expected)
+
+
 LIMITS = {
     "torch.jit.script": (torch.jit.script, "Unknown type annotation"),
     "vmap": (lambda model: stacked(model)(X), "Batching rule not implemented"),

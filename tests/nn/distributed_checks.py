@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import ganfast
-from ganfast.nn import BatchNorm2d, GANLoss, SyncBatchNorm
+from ganfast.nn import BatchNorm2d, GANLoss, LeCamRegularization, SyncBatchNorm
 
 IMAGES = 7
 SHARES = (slice(0, 5), slice(5, 7))
@@ -189,6 +189,85 @@ def check_ddp(share: slice) -> None:
             torch.testing.assert_close(ours.grad, theirs.grad)
         for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
             torch.testing.assert_close(ours, theirs)
+
+
+class AutoEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(True))
+        self.decode = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(self.encode(x))
+
+
+def vqgan(*, fuse: bool) -> tuple[AutoEncoder, nn.Sequential]:
+    torch.manual_seed(5)
+    autoencoder = AutoEncoder().double()
+    discriminator = nn.Sequential(
+        nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2, True),
+        nn.Conv2d(4, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(0.2, True),
+        nn.Conv2d(4, 1, 3, 1, 1),
+    ).double()  # fmt: skip
+    if fuse:
+        assert len(ganfast.fuse(autoencoder, discriminator).fused) == 2
+    return autoencoder, discriminator
+
+
+def train_vqgan(
+    autoencoder: nn.Module, discriminator: nn.Module, x: Tensor, last: Tensor, steps: int = 3
+) -> list[Tensor]:
+    """Train as VQGAN does: an adaptive weight, then the discriminator called twice."""
+    criterion, lecam = GANLoss("hinge"), LeCamRegularization().double()
+    optimizers = [
+        torch.optim.SGD(network.parameters(), 0.05) for network in (autoencoder, discriminator)
+    ]
+    losses = []
+    for _ in range(steps):
+        y = autoencoder(x)
+        reconstruction, adversarial = (y - x).abs().mean(), criterion.generator(discriminator(y))
+        weight = ganfast.functional.adaptive_weight(reconstruction, adversarial, last)
+        optimizers[0].zero_grad()
+        (reconstruction + 0.8 * weight * adversarial).backward()
+        optimizers[0].step()
+        optimizers[1].zero_grad()
+        real, fake = discriminator(x), discriminator(y.detach())
+        loss = criterion.discriminator(real, fake)[0] + 0.1 * lecam(real, fake)
+        loss.backward()
+        optimizers[1].step()
+        losses += [weight, loss.detach()]
+    return losses
+
+
+def check_vqgan(share: slice) -> None:
+    """Fused and synchronised networks train in DDP, with and without broadcast buffers."""
+    x = whole(8, 1, 8, 8)[:4] if share.start == 0 else whole(8, 1, 8, 8)[4:]
+    for broadcast_buffers in (True, False):
+        for synchronised in (True, False):
+            networks = vqgan(fuse=True)
+            if synchronised:
+                for network in networks:
+                    ganfast.convert_sync_batchnorm(network)
+            parallel = [
+                DistributedDataParallel(network, broadcast_buffers=broadcast_buffers)
+                for network in networks
+            ]
+            losses = train_vqgan(*parallel, x, networks[0].decode.weight)
+            assert all(torch.isfinite(loss) for loss in losses)
+            for parameter in (p for network in networks for p in network.parameters()):
+                torch.testing.assert_close(summed(parameter.detach()) / 2, parameter.detach())
+            if broadcast_buffers:
+                continue
+            # torch's own layers, which work in DDP if nothing is broadcast
+            twins = vqgan(fuse=False)
+            if synchronised:
+                for twin in twins:
+                    ganfast.convert_sync_batchnorm(twin)
+            parallel = [DistributedDataParallel(t, broadcast_buffers=False) for t in twins]
+            expected = train_vqgan(*parallel, x, twins[0].decode.weight)
+            torch.testing.assert_close(losses, expected)
+            for network, twin in zip(networks, twins, strict=True):
+                torch.testing.assert_close(network.state_dict(), twin.state_dict())
 
 
 CHECKS = {

@@ -24,16 +24,26 @@ needs_gloo = pytest.mark.skipif(
 )
 
 
-@needs_gloo
-def test_two_processes_equal_one():
+def run_in_two_processes(*checks):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     result = subprocess.run(
-        [*command, str(TESTS / "nn" / "distributed_checks.py"), *CHECKS],
+        [*command, str(TESTS / "nn" / "distributed_checks.py"), *checks],
         cwd=ROOT, capture_output=True, text=True, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
-    assert result.stdout.split("\n")[:-1] == [f"{name} holds" for name in CHECKS]
+    assert result.stdout.split("\n")[:-1] == [f"{name} holds" for name in checks]
+
+
+@needs_gloo
+def test_two_processes_equal_one():
+    run_in_two_processes(*CHECKS)
+
+
+@needs_gloo
+@pytest.mark.slow
+def test_vqgan_trains_in_two_processes():
+    run_in_two_processes("vqgan")
 
 
 def model() -> nn.Sequential:
