@@ -103,6 +103,7 @@ def main(words: Sequence[str] | None = None) -> list[tuple[float, float]]:
     losses = train(args.steps, args.fuse)
     print("autoencoder {:.6f}, discriminator {:.6f}".format(*losses[-1]), flush=True)
     if dist.is_initialized():
+        dist.barrier()  # the processes leave together
         dist.destroy_process_group()
     return losses
 

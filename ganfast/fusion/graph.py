@@ -115,7 +115,7 @@ def compile_fused(
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
     if not (report.fused or report.losses) and (report.skipped or _has_weights(graph_module)):
-        reason = stays or "it has no BatchNorm and no binary cross-entropy of torch's"
+        reason = stays or "it has no BatchNorm, InstanceNorm or binary cross-entropy of torch's"
         _warn_once(f"nothing was fused in a graph of this model: {reason}")
     if inner == "inductor":
         from torch import _inductor
