@@ -39,7 +39,7 @@ from ganfast.training import (
     load_newest,
 )
 from ganfast.training.batches import as_bytes
-from ganfast.training.errors import counted
+from ganfast.training.errors import MALFORMED, counted, first_line
 from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
@@ -92,9 +92,10 @@ def run(args: argparse.Namespace) -> int:
     with only_first_prints():
         state = _newest_checkpoint(out) if args.resume else None
         values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
-        device = own_device(values.get("device"))
+        settings = _settings(values)
+        device = own_device(settings.device)
         with joined(device) as processes:
-            trainer = _build_trainer(values, out, device, processes)
+            trainer = _build_trainer(settings, values, out, device, processes)
             if state:
                 trainer.restore(state, allow_other_data=args.allow_other_data)
             code = _train(trainer)
@@ -113,13 +114,23 @@ def _newest_checkpoint(out: Path) -> dict[str, Any]:
     return state
 
 
-def _build_trainer(
-    values: dict[str, Any], out: Path, device: torch.device, processes: Processes
-) -> Trainer:
+def _settings(values: dict[str, Any]) -> Settings:
     try:
         settings = Settings(**values)
-    except (TypeError, ValueError) as error:  # of a checkpoint: the parser has checked the others
-        raise CommandError(str(error)) from error
+        if not isinstance(settings.model_options, dict):
+            raise ValueError(f"model_options cannot be {settings.model_options!r}")
+    except MALFORMED as error:  # of a checkpoint: the parser has checked the others
+        raise CommandError(first_line(error)) from error
+    return settings
+
+
+def _build_trainer(
+    settings: Settings,
+    values: dict[str, Any],
+    out: Path,
+    device: torch.device,
+    processes: Processes,
+) -> Trainer:
     with processes.first_before_others():  # rank 0 may have to download them
         data = _load(settings)
     settings = replace(

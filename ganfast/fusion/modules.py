@@ -186,7 +186,7 @@ def _check_whole(
     for norm, placeholder in placeholders.items():
         if hasattr(norm, _ORIGIN) and norm not in norms and not is_lost(placeholder):
             raise RuntimeError(
-                f"the BatchNorm that computes a {type(placeholder.activation).__name__} is not in "
+                f"the layer that computes a {type(placeholder.activation).__name__} is not in "
                 "this model: unfuse the model that was fused"
             )
 

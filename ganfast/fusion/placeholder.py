@@ -1,4 +1,4 @@
-"""What stands in the slot of an activation that the BatchNorm beside it computes."""
+"""What stands in the slot of an activation that the normalisation beside it computes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ganfast.nn.batch_norm import fx_leaf
 __all__ = ["FusedActivation", "is_lost"]
 
 _MESSAGE = (
-    "the {activation} that ganfast.fuse moved into a BatchNorm is lost: that BatchNorm was "
+    "the {activation} that ganfast.fuse moved into {norm} is lost: that layer was "
     "replaced or removed. ganfast.unfuse(model) puts the activation back; call it before a tool "
-    "that replaces BatchNorms and fuse again afterwards, or call ganfast.convert_sync_batchnorm "
+    "that replaces such layers and fuse again afterwards, or call ganfast.convert_sync_batchnorm "
     "instead of another converter"
 )
 
@@ -23,16 +23,16 @@ class FusedActivation(nn.Identity):
     """Return the input, and make sure that the activation was applied to it.
 
     Tools that replace a BatchNorm know nothing of an activation inside it. Each call therefore
-    looks for the fused BatchNorm among the children of the Sequential, or within one of them where
+    looks for the fused layer among the children of the Sequential, or within one of them where
     it was wrapped. Compiled and exported models look once, while they are traced.
 
     Args:
         activation: what stood here.
-        norm: the BatchNorm that computes it.
+        norm: the layer that computes it.
         parent: the Sequential that has both.
 
     Raises:
-        RuntimeError: when called without that BatchNorm beside it.
+        RuntimeError: when called without that layer beside it.
     """
 
     def __init__(self, activation: nn.Module, norm: nn.Module, parent: nn.Module) -> None:
@@ -49,7 +49,7 @@ class FusedActivation(nn.Identity):
 
     @property
     def norm(self) -> Any:
-        """The BatchNorm that computes it."""
+        """The layer that computes it."""
         return self._fused[1]
 
     @property
@@ -59,7 +59,11 @@ class FusedActivation(nn.Identity):
 
     def forward(self, input: Tensor) -> Tensor:
         if is_lost(self):
-            raise RuntimeError(_MESSAGE.format(activation=type(self.activation).__name__))
+            raise RuntimeError(
+                _MESSAGE.format(
+                    activation=type(self.activation).__name__, norm=type(self.norm).__name__
+                )
+            )
         if isinstance(input, Proxy):  # torch.fx traces the model: the slot keeps its name
             return fx_leaf(self, input)
         return input
@@ -69,7 +73,7 @@ class FusedActivation(nn.Identity):
 
 
 def is_lost(placeholder: FusedActivation) -> bool:
-    """Return whether the fused BatchNorm is gone from its Sequential."""
+    """Return whether the fused layer is gone from its Sequential."""
     _, norm, parent = placeholder._fused
     children = parent._modules.values()
     return norm not in children and not any(

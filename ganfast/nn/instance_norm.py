@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from ganfast import functional
 from ganfast.activations import check_activation, check_order
-from ganfast.nn.batch_norm import Activated
+from ganfast.nn.batch_norm import Activated, fx_leaf
 
 __all__ = ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"]
 
@@ -41,6 +42,12 @@ class _InstanceNormAct(Activated, torch.nn.modules.instancenorm._InstanceNorm):
         self.activation = activation
         self.negative_slope = negative_slope
         self.order = order
+
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):  # torch.fx traces the model: a leaf, as torch's own layers are
+            return fx_leaf(self, input)
+        result: Tensor = super().forward(input)
+        return result
 
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         # torch's forward calls it, with a batch of one for an input without one.

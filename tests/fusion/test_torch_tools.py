@@ -284,6 +284,17 @@ def test_a_copied_layer_takes_no_other_with_it():
     assert id(model[0].weight) not in memo
 
 
+def test_instance_norm_too():
+    twin = nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.ReLU())
+    model = copy.deepcopy(twin)
+    assert len(ganfast.fuse(model).fused) == 1
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(X), twin(X))
+    torch.testing.assert_close(torch.compile(model, backend="eager")(X), twin(X))
+    model[0] = nn.InstanceNorm2d(3)
+    with pytest.raises(RuntimeError, match=r"ReLU .* into InstanceNorm2d is lost"):
+        model(X)
+
+
 def test_the_placeholder_is_no_parent():
     model, twin = fused()
     assert list(model[2].modules()) == [model[2]]
