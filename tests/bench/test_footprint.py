@@ -88,7 +88,7 @@ def test_every_provider_of_a_step_is_measured_alone(device):
     names = ("eager", "layers", "losses")
     (case,) = SUITES["step"].cases(Options(device, shapes=(SMALL,), against=names))
     found = case.footprints()
-    assert tuple(found) == case.names == ("ganfast", *names)
+    assert tuple(found) == ("ganfast", *names)  # the floor takes no step
     kept = {taken.kept_bytes for taken in found.values()}
     if device == "cpu":  # the same networks, gradients and states of Adam, whatever the layers
         assert len(kept) == 1
