@@ -19,7 +19,7 @@ using Train = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
                                          const OptionalTensor&, const OptionalTensor&,
                                          const OptionalTensor&, const OptionalTensor&,
                                          std::optional<double>, double, OptionalString, double,
-                                         std::string_view, int64_t);
+                                         std::string_view, c10::SymInt);
 using Evaluate = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
                                             const OptionalTensor&, const Tensor&, const Tensor&,
                                             double, OptionalString, double, std::string_view);
@@ -147,7 +147,7 @@ std::tuple<Tensor, Tensor> train(const Tensor& x, const OptionalTensor& weight,
                                  const OptionalTensor& num_batches_tracked,
                                  std::optional<double> momentum, double eps,
                                  OptionalString activation, double negative_slope,
-                                 std::string_view order, int64_t splits) {
+                                 std::string_view order, c10::SymInt splits) {
   static const auto op = find<Train>("ganfast::batch_norm_act_train");
   bump_version(running_mean);
   bump_version(running_var);

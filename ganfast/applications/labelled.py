@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ganfast.training import DataError, ImageData, load_images
+from ganfast.training.errors import counted
 
 __all__ = ["LabelledData", "few_labels", "load_labelled"]
 
@@ -18,7 +19,10 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Images with labels ``0 .. K - 1``, in a training and a test set; ``classes`` names them."""
+    """Images with labels ``0 .. K - 1``, which ``classes`` names, in a training and a test set.
+
+    Images without a label (-1) are in the training set only.
+    """
 
     train: ImageData
     test: ImageData
@@ -53,18 +57,17 @@ def load_labelled(
     """
     options = {"root": root, "download": download, "image_size": image_size, "channels": channels}
     whole = load_images(spec, **options)  # type: ignore[arg-type]
-    if whole.labels is None:
+    values = whole.label_values()
+    if not len(values):
         raise DataError(
             f"{whole.name} has no labels; give a folder with one subfolder a class, or an npz file "
             "with labels y"
         )
-    values = whole.labels.unique()
-    if len(values) < 2:
-        raise DataError(
-            f"{whole.name} has one class only ({int(values[0])}); at least 2 are needed"
-        )
-    names = whole.classes or tuple(str(int(value)) for value in values)
-    classes = tuple(names[int(v)] for v in values) if whole.classes else names
+    classes = tuple(
+        whole.classes[int(value)] if whole.classes else str(int(value)) for value in values
+    )
+    if len(classes) < 2:
+        raise DataError(f"{whole.name} has one class only ({classes[0]}); at least 2 are needed")
     if spec in ("mnist", "fashion-mnist", "cifar10"):
         train, test = whole, load_images(spec, **options, train=False)  # type: ignore[arg-type]
     else:
@@ -73,6 +76,8 @@ def load_labelled(
         test, train = (
             _select(whole, part.sort().values) for part in (order[:first], order[first:])
         )
+        assert test.labels is not None
+        test = _select(test, test.labels >= 0)
     return LabelledData(_renumbered(train, values), _renumbered(test, values), classes)
 
 
@@ -99,7 +104,9 @@ def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     classes = int(labels.max()) + 1
     if count < classes:
-        raise DataError(f"{count} labels are fewer than the {classes} classes; ask for more")
+        raise DataError(
+            f"{counted(count, 'label')} for {classes} classes: each needs one, ask for more"
+        )
     rng = torch.Generator().manual_seed(seed)
     more = set(torch.randperm(classes, generator=rng)[: count % classes].tolist())
     chosen = []
@@ -108,7 +115,8 @@ def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
         wanted = count // classes + (label in more)
         if wanted > len(of_class):
             raise DataError(
-                f"{count} labels need {wanted} images of class {label}, there are {len(of_class)}"
+                f"{count} labels need {counted(wanted, 'image')} of class {label}, "
+                f"there are {len(of_class)}"
             )
         chosen.append(of_class[torch.randperm(len(of_class), generator=rng)[:wanted]])
     return torch.cat(chosen)
@@ -120,6 +128,7 @@ def _select(data: ImageData, indices: Tensor) -> ImageData:
 
 
 def _renumbered(data: ImageData, values: Tensor) -> ImageData:
-    """Number labels from 0 without gaps."""
+    """Number labels from 0 without gaps; -1 stays."""
     assert data.labels is not None
-    return replace(data, labels=torch.searchsorted(values, data.labels))
+    numbers = torch.searchsorted(values, data.labels)
+    return replace(data, labels=numbers.where(data.labels >= 0, -1))

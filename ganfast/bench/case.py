@@ -101,10 +101,11 @@ class Options:
 
 
 class Suite(NamedTuple):
-    """Cases of one kind, and the peers that can be measured."""
+    """Cases of one kind, the peers that can be measured, and the options that have no use."""
 
     cases: Callable[[Options], Iterator[Case]]
     peers: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
 
 SUITES: dict[str, Suite] = {}

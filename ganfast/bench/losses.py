@@ -50,7 +50,7 @@ def suite(options: Options) -> Iterator[Case]:
             yield _case(name, functions, passes, shape, options)
 
 
-SUITES["losses"] = Suite(suite, ("eager", "compile", *BACKENDS))
+SUITES["losses"] = Suite(suite, ("eager", "compile", *BACKENDS), ("dtype", "layout"))
 
 _criterion = GANLoss()
 

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganfast.bench.floor import FLOORS
+
 __all__ = ["Result", "geometric_mean", "read"]
 
-MEMORY = ("clone", "sum")
-"""Providers that are no peers but the limit of the memory."""
+LIMITS = ("clone", "sum", *FLOORS)
+"""Providers that are no peers but limits: of memory, and of a step's convolutions."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Result:
     @property
     def peers(self) -> list[str]:
         """Names of the providers that compute the same as ganfast."""
-        return [name for name in self.ms if name not in ("ganfast", *MEMORY)]
+        return [name for name in self.ms if name not in ("ganfast", *LIMITS)]
 
     def ratio(self, name: str) -> float:
         """Return the speedup of ganfast over a provider."""
@@ -68,6 +70,12 @@ class Result:
         if not self.copy_bytes or not self.bytes or "clone" not in self.ms:
             return math.nan
         return self.gigabytes_per_second("ganfast") / self.gigabytes_per_second("clone")
+
+    @property
+    def over_floor(self) -> float:
+        """Our time over that of a step's convolutions in the faster layout; NaN if unknown."""
+        floors = [self.ms[name][0] for name in FLOORS if name in self.ms]
+        return self.ms["ganfast"][0] / min(floors) if floors else math.nan
 
     def share_of_peak(self, name: str) -> float:
         """Return the peak memory of ganfast over that of a provider; NaN if one is unknown."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import torch
+
 from ganfast.cli import anomaly, augment, bench, classify, edit, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
+from ganfast.training import CheckpointError, DataError, DivergenceError, ProcessError
+from ganfast.training.errors import first_line
 from ganfast.training.processes import one_reporter
 
 __all__ = ["main"]
@@ -33,6 +38,23 @@ class _Parser(argparse.ArgumentParser):
         raise CommandError(f"{message} (see '{self.prog} --help')")
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Storage size calculation overflowed",
+    "Stride calculation overflowed",
+    "integer multiplication overflow",
+    "larger than the maximum",
+)
+"""How torch words it, in a RuntimeError."""
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code.
 
@@ -45,11 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be UTF-8
     try:
         args = parser.parse_args(argv)
         code: int = args.run(args)
         return code
-    except CommandError as error:
+    except (CommandError, CheckpointError, DataError, DivergenceError, ProcessError) as error:
         message, code = f"error: {error}", BAD_INPUT
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -58,6 +82,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS[package]
         message = f"error: {package} is not installed; it comes with: pip install ganfast[{extra}]"
         code = BAD_INPUT
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        where = f"{error.filename}: " if error.filename else ""
+        message, code = f"error: {where}{reason}", BAD_INPUT
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        message, code = f"error: not enough memory: {first_line(error)}", BAD_INPUT
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED
     with one_reporter() as reports:

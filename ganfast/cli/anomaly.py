@@ -21,16 +21,18 @@ from ganfast.applications.anomaly import (
 )
 from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import scored_part, table
-from ganfast.cli.errors import CommandError, in_one_line, require
-from ganfast.cli.experiment import Experiment, add_experiment, each_once
+from ganfast.cli.errors import CommandError, output_folder, require, writing_to
+from ganfast.cli.experiment import Experiment, add_experiment, each_once, with_deviation
 from ganfast.cli.options import chosen, positive
 from ganfast.training import DataError, keep_freed_memory, load_images
 from ganfast.training.data import image_files
+from ganfast.training.errors import counted
 
 __all__ = ["add_parser", "run"]
 
 ALL = "all"
 RECORD, PLOT, WORST, DETECTOR = "record.json", "auroc.png", "worst.png", "detector.safetensors"
+FILES = (RECORD, PLOT, WORST, "detector*.safetensors")
 SCORES = ("file", "score", "share of normal images below")
 SEARCH_IMAGES = 500
 PREFERRED = "features"
@@ -80,15 +82,12 @@ def run(args: argparse.Namespace) -> int:
     args.methods = each_once(args.methods or ([PREFERRED] if args.score else METHODS))
     out = Path(args.out)
     keep_freed_memory()
-    with in_one_line(out):
-        if args.score:
-            _score(args.model, Path(args.score).expanduser(), args.methods, out)
-            return 0
-        out.mkdir(parents=True, exist_ok=True)
-        if args.all_normal:
-            _train_on_everything(args, out)
-        else:
-            _measure(args)
+    if args.score:
+        _score(args.model, Path(args.score).expanduser(), args.methods, out)
+    elif args.all_normal:
+        _train_on_everything(args, out)
+    else:
+        _measure(args)
     return 0
 
 
@@ -103,14 +102,14 @@ def _score(model: str, folder: Path, methods: Sequence[str], out: Path) -> None:
     ).images
     scores = detector.score(images, method)
     shares = detector.share_below(scores, method).tolist()
-    with out.open("w", newline="") as file:
+    with writing_to(out), out.open("w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(SCORES)
         for path, score, share in zip(image_files(folder), scores.tolist(), shares, strict=True):
             writer.writerow([path.relative_to(folder), f"{score:.6g}", f"{share:.4g}"])
     above = sum(share == 1 for share in shares)
     print(
-        f"{len(shares)} images scored by {method}, {above} of them above all "
+        f"{counted(len(shares), 'image')} scored by {method}, {above} above all "
         f"{len(detector.held_out)} held-out normal images: {out}"
     )
 
@@ -119,9 +118,10 @@ def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
     normal = load_images(
         args.data, root=args.root, download=args.download, image_size=args.image_size
     )
-    detector = train_detector(normal, _options(args, args.seeds[0]), methods=args.methods)
-    save_detector(detector, out / DETECTOR)
-    print(f"trained on {len(detector.known)} images of {normal.name}: {out / DETECTOR}")
+    with output_folder(out, *FILES):
+        detector = train_detector(normal, _options(args, args.seeds[0]), methods=args.methods)
+        save_detector(detector, out / DETECTOR)
+    print(f"trained on {counted(len(detector.known), 'image')} of {normal.name}: {out / DETECTOR}")
 
 
 def _measure(args: argparse.Namespace) -> None:
@@ -136,11 +136,12 @@ def _measure(args: argparse.Namespace) -> None:
                 f"{experiment.data.name} has no class {name!r}; it has {', '.join(classes)}"
             )
     outcomes: list[Outcome] = []
-    try:
-        _evaluate_each(args, experiment, normal, outcomes)
-    finally:  # a run that is interrupted leaves what it measured
-        if outcomes:
-            _draw(args, experiment, outcomes)
+    with output_folder(experiment.out, *FILES):
+        try:
+            _evaluate_each(args, experiment, normal, outcomes)
+        finally:  # a run that is interrupted leaves what it measured
+            if outcomes:
+                _draw(args, experiment, outcomes)
     _print_table(table(outcomes), args.methods)
     files = (experiment.out / name for name in (RECORD, PLOT, WORST))
     print("area under the ROC curve; see {}, {} and {}".format(*files))
@@ -200,5 +201,8 @@ def _print_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> None
     width = max(len("normal"), *(len(row["normal"]) for row in rows))
     print(f"{'normal':<{width}}" + "".join(f"{method:>18}" for method in methods))
     for row in rows:
-        cells = (f"{row[method]:.4f} ± {row[f'{method} deviation']:.4f}" for method in methods)
+        cells = (
+            with_deviation(row[method], row[f"{method} deviation"], row["seeds"])
+            for method in methods
+        )
         print(f"{row['normal']:<{width}}" + "".join(f"{cell:>18}" for cell in cells))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ganfast.applications.augment import (
@@ -18,8 +17,14 @@ from ganfast.applications.augment import (
     save_image_folder,
     summarise,
 )
-from ganfast.cli.errors import CommandError, in_one_line, require
-from ganfast.cli.experiment import Experiment, add_device, add_experiment
+from ganfast.cli.errors import CommandError, output_folder, require
+from ganfast.cli.experiment import (
+    Experiment,
+    add_device,
+    add_experiment,
+    described,
+    with_deviation,
+)
 from ganfast.cli.options import chosen, positive
 from ganfast.models.dcgan import IMAGE_SIZES
 
@@ -27,6 +32,7 @@ __all__ = ["add_parser", "run"]
 
 IMAGE_SIZE = 16  # enough for digits, and four times as fast as 32
 NEEDED_PACKAGES = ("torchvision", "scipy", "matplotlib")
+FILES = ("record.json", "accuracies.png", "samples.png", "images")
 NAMES = ("data", "labels", "image_size", "per_class", "updates", "gan_updates", "width", "seeds")
 
 
@@ -57,14 +63,11 @@ def run(args: argparse.Namespace) -> int:
     require(*NEEDED_PACKAGES)
     if len(set(args.seeds)) < len(args.seeds):
         raise CommandError(f"--seeds must differ, got {' '.join(map(str, args.seeds))}")
-    images = Path(args.out) / "images"
-    if images.exists():
-        raise CommandError(f"{images} is there already; remove it or give another --out")
     generator = GeneratorOptions(**chosen(args, GeneratorOptions))
     options = AugmentOptions(args.labels, **chosen(args, AugmentOptions), generator=generator)
-    with in_one_line(args.out):
-        experiment = Experiment("augment", args)
-        experiment.out.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment("augment", args)
+    out = experiment.out
+    with output_folder(out, *FILES):
         results = _run_seeds(experiment, options, args.seeds)
         rows = summarise([result.accuracies for result in results])
         record = experiment.record(
@@ -73,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
             rows,
             [{"seed": r.seed, "accuracies": r.accuracies} for r in results],
         )
-        plot_accuracies([record], experiment.out / "accuracies.png")
+        plot_accuracies([record], out / "accuracies.png")
         first = results[0]
-        save_class_grid(first.images, first.labels, experiment.out / "samples.png")
-        save_image_folder(first.images, first.labels, experiment.data.classes, images)
+        save_class_grid(first.images, first.labels, out / "samples.png")
+        save_image_folder(first.images, first.labels, experiment.data.classes, out / "images")
     _print_table(rows, len(results))
     print(f"wrote record.json, accuracies.png, samples.png and images to {args.out}")
     return 0
@@ -88,7 +91,7 @@ def _run_seeds(
     data = experiment.data
     print(
         f"{data.name}: {options.labels} of {len(data.train)} labels, {len(data.test)} test images, "
-        f"{len(data.classes)} classes, on {experiment.device}"
+        f"{described(data.classes)}, on {experiment.device}"
     )
     results = []
     for seed in seeds:
@@ -101,13 +104,14 @@ def _run_seeds(
 def _print_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
     print(f"{'classifier trained on':22} {'accuracy':>15} {'difference':>11} {'95 % interval':>18}")
     for row in rows:
-        line = f"{row['method']:22} {row['accuracy']:.4f} ± {row['deviation']:.4f}"
+        figures = with_deviation(row["accuracy"], row["deviation"], seeds)
+        line = f"{row['method']:22} {figures:<15}"
         if row["difference"] is not None:
             line += f" {row['difference']:+11.4f}"
         if row["low"] is not None:
             interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
             line += f" {interval:>18}"
-        print(line)
+        print(line.rstrip())
     print(_verdict(rows[1], seeds))
 
 

@@ -17,8 +17,9 @@ from ganfast.bench.case import PASSES
 from ganfast.bench.peers import PEERS, why_missing
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean
-from ganfast.cli.errors import CommandError, opened
+from ganfast.cli.errors import CommandError, check_writable, opened, require
 from ganfast.cli.options import positive, shape
+from ganfast.cli.processes import own_device
 from ganfast.training import keep_freed_memory
 from ganfast.verify.runner import DTYPES
 
@@ -30,7 +31,7 @@ COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
 """Largest share of eager's peak memory."""
-LABEL_WIDTHS = (13, 22, 16)
+LABEL_WIDTHS = (13, 31, 16)
 """Widths of the columns of shapes, variants and passes."""
 
 
@@ -52,8 +53,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="instruction set of a CPU that ganfast and torch use (default: its widest)",
     )
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=[])
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
-    parser.add_argument("--layout", nargs="+", choices=("NC*", "channels-last"), default=["NC*"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=[], help="default: float32")
+    parser.add_argument(
+        "--layout", nargs="+", choices=("NC*", "channels-last"), default=[], help="default: NC*"
+    )
     parser.add_argument(
         "--shapes", nargs="+", type=shape, metavar="NxCxHxW", default=[], help="such as 64x128x8x8"
     )
@@ -88,17 +91,24 @@ def run(args: argparse.Namespace) -> int:
     """Print a table and write the files."""
     if args.capability:
         _hold_to(args.capability)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    for path in filter(None, (args.json, args.plot, args.roofline)):
-        if not Path(path).absolute().parent.is_dir():
-            raise CommandError(f"cannot write {path}: there is no folder {Path(path).parent}")
+    device = str(own_device(args.device))
+    for name in SUITES[args.suite].ignored:
+        if getattr(args, name):
+            raise CommandError(f"bench {args.suite} has no use for --{name}; leave it out")
+    for path in map(Path, filter(None, (args.plot, args.roofline))):
+        require("matplotlib")
+        if path.suffix != ".png":
+            raise CommandError(f"{path} must end in .png")
+        check_writable(path)
+    if args.json:
+        check_writable(Path(args.json))
     if args.graphs and torch.device(device).type != "cuda":
         raise CommandError(f"--graphs needs --device cuda, got {device}")
     try:
-        torch.empty(0, device=device)
         missing = {p: why_missing(p, SUITES[args.suite].peers, device) for p in args.against}
         options = Options(
-            device, tuple(args.passes), tuple(args.dtype), tuple(args.layout), tuple(args.shapes),
+            device, tuple(args.passes), tuple(args.dtype or ["float32"]),
+            tuple(args.layout or ["NC*"]), tuple(args.shapes),
             tuple(peer for peer, why in missing.items() if not why), COLD_BYTES * args.cold,
             args.graphs,
         )  # fmt: skip
@@ -196,6 +206,8 @@ def _figures(result: Result) -> dict[str, str]:
         figures["images/s"] = f"{1e3 * result.images / median:.0f}"
     if result.peak_bytes:
         figures["peak MB"] = f"{result.peak_bytes['ganfast'] / 1e6:.0f}"
+    if not math.isnan(result.over_floor):
+        figures["/ floor"] = f"{result.over_floor:.2f}"
     if result.kernels:
         figures["kernels"] = str(result.kernels["ganfast"])
     return figures

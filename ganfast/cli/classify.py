@@ -13,9 +13,10 @@ import torch
 from ganfast.applications.classify import METHODS, Options, Outcome, check, classify
 from ganfast.applications.classify.figures import plot_accuracy, plot_confusion
 from ganfast.applications.records import Record, mean_and_deviation
-from ganfast.cli.errors import in_one_line, require
-from ganfast.cli.experiment import Experiment, add_device, add_experiment, each_once
+from ganfast.cli.errors import output_folder, require
+from ganfast.cli.experiment import Experiment, add_device, add_experiment, described, each_once
 from ganfast.cli.options import chosen, positive
+from ganfast.training.errors import counted
 
 __all__ = ["add_parser", "run", "updates"]
 
@@ -72,10 +73,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("labels", "method", "seeds"):
         setattr(args, name, each_once(getattr(args, name)))
     options = Options(**chosen(args, Options))
-    with in_one_line(args.out):
-        experiment = Experiment("classify", args)
-        check(experiment.data, args.labels, args.seeds, options)
-        experiment.out.mkdir(parents=True, exist_ok=True)
+    experiment = Experiment("classify", args)
+    check(experiment.data, args.labels, args.seeds, options)
+    with output_folder(experiment.out, "record.json", "confusion.png", "accuracy.png"):
         steps = updates(args, len(experiment.data.train) // options.batch_size)
         outcomes = _outcomes(args, experiment, steps, options)
         table = _table(outcomes)
@@ -106,8 +106,9 @@ def _outcomes(
 
     data = experiment.data
     print(
-        f"{data.name}: {len(data.train)} images to train on, {len(data.test)} to test on, "
-        f"{len(data.classes)} classes; {steps} updates a training, on {experiment.device}",
+        f"{data.name}: {counted(len(data.train), 'image')} to train on, {len(data.test)} to test "
+        f"on, {described(data.classes)}; {counted(steps, 'update')} a training, on "
+        f"{experiment.device}",
         flush=True,
     )
 
@@ -156,10 +157,14 @@ def _as_text(table: Sequence[dict[str, Any]]) -> str:
     lines = [f"{'labels':>7}  {'method':<10}  {'accuracy':>8}  {'deviation':>9}  seeds  seconds"]
     lines += [
         f"{row['labels']:>7}  {row['method']:<10}  {row['accuracy']:>8.4f}  "
-        f"{row['deviation']:>9.4f}  {row['seeds']:>5}  {row['seconds']:>7.0f}"
+        f"{_deviation(row):>9}  {row['seeds']:>5}  {row['seconds']:>7.0f}"
         for row in table
     ]
     return "\n".join(lines)
+
+
+def _deviation(row: dict[str, Any]) -> str:
+    return f"{row['deviation']:.4f}" if row["seeds"] > 1 else ""
 
 
 def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -> list[Path]:

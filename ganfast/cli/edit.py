@@ -19,7 +19,7 @@ from ganfast.applications.edit import (
     project,
     ways,
 )
-from ganfast.cli.errors import CommandError, in_one_line, require
+from ganfast.cli.errors import CommandError, output_folder, require
 from ganfast.cli.experiment import add_device
 from ganfast.cli.options import add_options, chosen
 from ganfast.cli.processes import own_device
@@ -27,7 +27,9 @@ from ganfast.models import GAN
 from ganfast.training import load_run
 from ganfast.training.batches import as_float
 from ganfast.training.data import image_files, read_images
+from ganfast.training.errors import counted
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
+from ganfast.training.runs import run_folder
 
 __all__ = ["add_parser", "run"]
 
@@ -99,7 +101,11 @@ def _add_action(
 ) -> argparse.ArgumentParser:
     parser = actions.add_parser(name, help=summary, description=description)
     add = parser.add_argument
-    add("folder", metavar="RUN", help="folder that 'ganfast train --out' wrote to")
+    add(
+        "folder",
+        metavar="RUN",
+        help="folder that 'ganfast train --out' wrote to, or a checkpoint in it",
+    )
     add("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add("--out", metavar="PATH", help="folder for the files (default: RUN/edit)")
     add_options(parser, SearchOptions)
@@ -111,20 +117,19 @@ def _add_action(
 def run(args: argparse.Namespace) -> int:
     """Read the run and the images, and act on them."""
     require(*NEEDED_PACKAGES)
-    out = Path(args.out or Path(args.folder) / "edit")
+    out = Path(args.out) if args.out else run_folder(args.folder) / "edit"
     options = SearchOptions(**chosen(args, SearchOptions))
-    with in_one_line(out):
-        device = own_device(args.device)
-        gan, state = load_run(args.folder)
-        files = _files(args.images)
-        if args.act is _interpolate and len(files) < 2:
-            raise CommandError("interpolate needs at least two images, got one")
-        channels, image_size, _ = gan.image_shape
-        images = as_float(read_images(files, image_size, channels)).to(device)
-        for network in gan[:2]:
-            network.to(device)
-        out.mkdir(parents=True, exist_ok=True)
-        print(f"generator of step {state['step']}, {len(files)} images, on {device}")
+    device = own_device(args.device)
+    gan, state = load_run(args.folder)
+    files = _files(args.images)
+    if args.act is _interpolate and len(files) < 2:
+        raise CommandError("interpolate needs at least two images, got one")
+    channels, image_size, _ = gan.image_shape
+    images = as_float(read_images(files, image_size, channels)).to(device)
+    for network in gan[:2]:
+        network.to(device)
+    with output_folder(out, *WRITTEN[args.act]):
+        print(f"generator of step {state['step']}, {counted(len(files), 'image')}, on {device}")
         args.act(args, Given(gan, [file.name for file in files], images, options, out))
     return 0
 
@@ -198,6 +203,14 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
         f"mean image: of {SAMPLES} generated ones"
     )
     print(f"wrote inpaint.png and each blended image to {given.out}")
+
+
+WRITTEN = {
+    _project: ("project.png", "latents.npy"),
+    _interpolate: ("interpolate.png", "interpolate.gif"),
+    _inpaint: ("inpaint.png", "inpaint-*.png"),
+}
+"""Patterns of the names of what each action writes."""
 
 
 def _mean_image(given: Given) -> Tensor:

@@ -1,14 +1,23 @@
 """Errors of a command: one line and exit code 2."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ganfast.training import CheckpointError, DataError, DivergenceError, ProcessError
+from ganfast.training.output import locked, set_aside
 
-__all__ = ["INTERRUPTED", "CommandError", "in_one_line", "opened", "require"]
+__all__ = [
+    "INTERRUPTED",
+    "CommandError",
+    "check_writable",
+    "opened",
+    "output_folder",
+    "require",
+    "writing_to",
+]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
@@ -18,18 +27,45 @@ class CommandError(Exception):
 
 
 @contextmanager
-def in_one_line(out: str | Path) -> Iterator[None]:
-    """Turn what data, checkpoints, training and the folder to write to can get wrong into one line.
+def writing_to(path: Path, what: str = "--out") -> Iterator[None]:
+    """Name the folder or file in errors of writing to it.
 
     Raises:
-        CommandError: in place of such an error.
+        CommandError: in place of an OSError.
     """
     try:
         yield
-    except (DataError, CheckpointError, DivergenceError, ProcessError) as error:
-        raise CommandError(str(error)) from error
     except OSError as error:
-        raise CommandError(f"cannot write to --out {out}: {error}") from error
+        raise CommandError(f"cannot write to {what} {path}: {error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before the work that makes it; it is left as it was.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    with writing_to(path, "file"):
+        exists = path.exists()
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666))
+        if not exists:
+            path.unlink()
+
+
+@contextmanager
+def output_folder(out: Path, *written: str) -> Iterator[None]:
+    """Make a folder, for this process alone, with what an earlier one wrote set aside.
+
+    Args:
+        out: the folder.
+        written: patterns of the names of what the command writes.
+
+    Raises:
+        CommandError: the folder cannot be written to, or another process writes to it.
+    """
+    with writing_to(out), locked(out):
+        set_aside(out, written)
+        yield
 
 
 def opened(path: str, mode: str) -> IO[Any]:

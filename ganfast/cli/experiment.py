@@ -15,9 +15,17 @@ from ganfast.cli.options import Source, add_options, seed
 from ganfast.cli.processes import own_device
 from ganfast.training import keep_freed_memory
 
-__all__ = ["Experiment", "add_device", "add_experiment", "each_once"]
+__all__ = [
+    "Experiment",
+    "add_device",
+    "add_experiment",
+    "described",
+    "each_once",
+    "with_deviation",
+]
 
 RECORD = "record.json"
+NAMED_CLASSES = 5
 OUT_OR_CSV = "folder to write to; with --score a CSV file"
 
 
@@ -57,6 +65,17 @@ def add_device(container: argparse._ActionsContainer) -> None:
 def each_once(values: Iterable[Any]) -> list[Any]:
     """Return the values in their order, without repetitions."""
     return list(dict.fromkeys(values))
+
+
+def described(classes: Sequence[str]) -> str:
+    """Return the number of classes, and their names if they are few."""
+    names = f" ({', '.join(classes)})" if len(classes) <= NAMED_CLASSES else ""
+    return f"{len(classes)} classes{names}"
+
+
+def with_deviation(mean: float, deviation: float, seeds: int) -> str:
+    """Return a mean and its deviation over the seeds; of one seed there is none."""
+    return f"{mean:.4f} ± {deviation:.4f}" if seeds > 1 else f"{mean:.4f}"
 
 
 class Experiment:

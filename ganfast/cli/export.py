@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import warnings
 from pathlib import Path
 
 import torch
 
-from ganfast.cli.errors import CommandError
+from ganfast.cli.errors import CommandError, check_writable, require, writing_to
 from ganfast.models import stock
-from ganfast.training import CheckpointError, load_run
+from ganfast.training import load_run
+from ganfast.training.output import write_whole
 
 __all__ = ["add_parser", "run"]
 
@@ -38,33 +40,30 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Write each file."""
+    require("safetensors")
+    from safetensors.torch import save
+
     paths = [Path(name) for name in args.files]
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise CommandError(f"{path} must end in one of {', '.join(SUFFIXES)}")
         if path.suffix == ".onnx" and importlib.util.find_spec("onnxscript") is None:
             raise CommandError(f"{path} needs onnxscript: pip install onnxscript")
-        if not path.absolute().parent.is_dir():
-            raise CommandError(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        gan, state = load_run(args.run_path)
-    except CheckpointError as error:
-        raise CommandError(str(error)) from error
+        check_writable(path)
+    gan, state = load_run(args.run_path)
     generator, example = stock(gan.generator), (torch.randn(2, *gan.latent),)
     batch = ({0: torch.export.Dim("batch")},)
     for path in paths:
-        try:
+        with writing_to(path, "file"):
             if path.suffix == ".safetensors":
-                from safetensors.torch import save_file
-
-                save_file(gan.generator.state_dict(), path)
+                write_whole(path, save(gan.generator.state_dict()))
             elif path.suffix == ".pt2":
                 program = torch.export.export(generator, example, dynamic_shapes=batch)
-                torch.export.save(program, path)
+                buffer = io.BytesIO()  # torch aborts the process where a disk is full
+                torch.export.save(program, buffer)
+                write_whole(path, buffer.getvalue())
             else:
                 _write_onnx(generator, example, path)
-        except OSError as error:
-            raise CommandError(f"cannot write {path}: {error}") from error
         print(f"generator of step {state['step']}: {path}")
     return 0
 

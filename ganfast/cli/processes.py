@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from time import monotonic
 from types import FrameType
 
 import torch
@@ -17,6 +18,9 @@ from ganfast.training import Trainer, TrainingWarning
 from ganfast.training.processes import launch
 
 __all__ = ["only_first_prints", "own_device", "stop_on_interrupt", "warnings_in_one_line"]
+
+SAME_PRESS_S = 1.0
+STOPPING = b"\nganfast: finishing the step, writing a checkpoint; press again to end at once\n"
 
 
 @contextmanager
@@ -37,6 +41,10 @@ def own_device(name: str | None) -> torch.device:
         name = _own_gpu(name)
     try:
         device = torch.device(name)
+        if device.type == "cpu":
+            if device.index:
+                raise RuntimeError("there is one CPU, cpu")
+            return torch.device("cpu")
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -72,15 +80,24 @@ def warnings_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """End training after its step on the first Ctrl-C or SIGTERM, and at once on the second.
+    """End training after its step on the first Ctrl-C or SIGTERM, and at once on a later one.
 
-    torchrun repeats a signal to processes that got it already, and kills them after a while.
+    One press may arrive twice, from a terminal and from what started the process, so a signal soon
+    after the first is the same. torchrun repeats a signal to processes that got it already, and
+    kills them after a while.
     """
+    first_s: float | None = None
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        if trainer.processes.count == 1:
+        nonlocal first_s
+        if first_s is None:
+            first_s = monotonic()
+            trainer.stop()
+            if trainer.processes.leads:
+                os.write(2, STOPPING)  # print must not be called while print is interrupted
+        elif trainer.processes.count == 1 and monotonic() - first_s > SAME_PRESS_S:
             signal.signal(signum, previous[signal.Signals(signum)] or signal.SIG_DFL)
-        trainer.stop()
+            signal.raise_signal(signum)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganfast.cli.errors import in_one_line, require
+from ganfast.cli.errors import output_folder, require
 from ganfast.cli.options import positive, seed
 from ganfast.models import GAN, slerp
 from ganfast.training import load_run
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
+from ganfast.training.runs import run_folder
 
 __all__ = ["add_parser", "run"]
 
@@ -35,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="RUN",
         help="folder that 'ganfast train --out' wrote to, or a checkpoint in it (best.safetensors)",
     )
-    parser.add_argument("--out", metavar="PATH", help="folder for the files (default: the run's)")
+    parser.add_argument("--out", metavar="PATH", help="folder for the files (default: RUN/sample)")
     parser.add_argument("--count", type=positive, default=64, help="images (default: 64)")
     parser.add_argument("--seed", type=seed, default=0, help="of the latent vectors (default: 0)")
     parser.set_defaults(run=run)
@@ -44,10 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Write the three files."""
     require("torchvision", "PIL", "safetensors")
-    run_path = Path(args.run_path)
-    out = Path(args.out) if args.out else run_path if run_path.is_dir() else run_path.parent
-    with in_one_line(out):
-        gan, state = load_run(run_path)
+    gan, state = load_run(args.run_path)
+    out = Path(args.out) if args.out else run_folder(args.run_path) / "sample"
     rng = torch.Generator().manual_seed(args.seed)
     paths = torch.randn(PATHS, *gan.latent, generator=rng)
     shares = torch.linspace(0, 1, COLUMNS)
@@ -58,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         for frame in range(FRAMES_PER_PATH)
     ]
     samples, ways, film = (out / name for name in FILES)
-    with in_one_line(out):
-        out.mkdir(parents=True, exist_ok=True)
+    with output_folder(out, *FILES):
         latent = torch.randn(args.count, *gan.latent, generator=rng)
         save_grid(_images(gan, latent), samples)
         save_grid(_images(gan, torch.stack(rows, 1).flatten(0, 1)), ways)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from ganfast import convert_sync_batchnorm, models
-from ganfast.cli.errors import INTERRUPTED, CommandError, in_one_line, require
+from ganfast.cli.errors import INTERRUPTED, CommandError, require, writing_to
 from ganfast.cli.options import chosen
 from ganfast.cli.processes import (
     only_first_prints,
@@ -38,6 +39,7 @@ from ganfast.training import (
     load_newest,
 )
 from ganfast.training.batches import as_bytes
+from ganfast.training.errors import counted
 from ganfast.training.fidelity import fidelity, find_inception
 
 __all__ = ["add_parser", "run"]
@@ -85,21 +87,20 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if args.allow_other_data and not args.resume:
         raise CommandError("--allow-other-data belongs to --resume")
-    with in_one_line(out):
-        if args.fidelity:
-            find_inception()  # a missing file must show before training
-        with only_first_prints():
-            state = _newest_checkpoint(out) if args.resume else None
-            values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
-            device = own_device(values.get("device"))
-            with joined(device) as processes:
-                trainer = _build_trainer(values, out, device, processes)
-                if state:
-                    trainer.restore(state, allow_other_data=args.allow_other_data)
-                code = _train(trainer)
-                if args.fidelity and code == 0 and processes.leads:
-                    _write_fidelity(trainer)
-                return code
+    if args.fidelity:
+        find_inception()  # a missing file must show before training
+    with only_first_prints():
+        state = _newest_checkpoint(out) if args.resume else None
+        values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
+        device = own_device(values.get("device"))
+        with joined(device) as processes:
+            trainer = _build_trainer(values, out, device, processes)
+            if state:
+                trainer.restore(state, allow_other_data=args.allow_other_data)
+            code = _train(trainer)
+            if args.fidelity and code == 0 and processes.leads:
+                _write_fidelity(trainer)
+            return code
 
 
 def _newest_checkpoint(out: Path) -> dict[str, Any]:
@@ -130,41 +131,57 @@ def _build_trainer(
     if epochs := values.get("epochs"):
         per_epoch = max(len(data) // settings.batch_size, 1)  # the trainer refuses none
         settings = replace(settings, steps=epochs * per_epoch)
-    if "quality_every" not in values and data.labels is not None and len(data.labels.unique()) > 1:
+    if "quality_every" not in values and len(data.label_values()) > 1:
         settings = replace(settings, quality_every=QUALITY_EVERY)
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
     } | settings.model_options
-    torch.manual_seed(settings.seed)
     try:
+        with torch.device("meta"):
+            _check_memory(models.build(settings.model, **model_options), device)
+        torch.manual_seed(settings.seed)
         gan = models.build(settings.model, **model_options)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
     if settings.sync_batch_norm:
         for network in (gan.generator, gan.discriminator):
             convert_sync_batchnorm(network)
     try:
-        trainer = Trainer(
-            gan,
-            data,
-            settings,
-            out=out,
-            device=device,
-            configuration={"model": {"name": settings.model, "options": model_options}},
-            processes=processes,
-        )
+        with writing_to(out):
+            trainer = Trainer(
+                gan,
+                data,
+                settings,
+                out=out,
+                device=device,
+                configuration={"model": {"name": settings.model, "options": model_options}},
+                processes=processes,
+            )
     except ValueError as error:
         raise CommandError(str(error)) from error
     if trainer.quality is not None:
         print(f"Frechet distance between halves of the real images: {trainer.quality.floor:.3g}")
     channels, height, width = data.image_shape
     print(
-        f"training {settings.model} on {data.name}: {len(data)} images of "
+        f"training {settings.model} on {data.name}: {counted(len(data), 'image')} of "
         f"{channels}x{height}x{width}, {settings.steps} steps of {settings.batch_size}, on {device}"
         + (f", in {processes.count} processes" if processes.count > 1 else ""),
         flush=True,  # before the run also if standard output is a file or a pipe
     )
     return trainer
+
+
+def _check_memory(gan: models.GAN, device: torch.device) -> None:
+    """Refuse models that this machine cannot hold, before it tries."""
+    weights = sum(p.nbytes for network in gan[:2] for p in network.parameters())
+    needed = 4 * weights  # with gradients and Adam's two averages
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > memory:
+            raise CommandError(
+                f"the models need {needed / 2**30:,.0f} GiB, this machine has "
+                f"{memory / 2**30:.0f}: choose a smaller --width or --latent"
+            )
 
 
 def _write_fidelity(trainer: Trainer) -> None:
@@ -179,7 +196,8 @@ def _write_fidelity(trainer: Trainer) -> None:
     figures = fidelity(real, generated, cuda=trainer.device.type == "cuda")
     counted = {"step": trainer.step, "real": len(real), "generated": len(generated), **figures}
     path = trainer.out / "fidelity.json"
-    path.write_text(json.dumps(counted, indent=1) + "\n")
+    with writing_to(trainer.out):
+        path.write_text(json.dumps(counted, indent=1) + "\n")
     print(f"FID {figures['frechet_inception_distance']:.2f}; see {path}")
 
 
@@ -194,7 +212,7 @@ def _load(settings: Settings) -> ImageData:
 
 
 def _train(trainer: Trainer) -> int:
-    with stop_on_interrupt(trainer), warnings_in_one_line():
+    with writing_to(trainer.out), stop_on_interrupt(trainer), warnings_in_one_line():
         finished = trainer.run()
     if not finished:
         print(

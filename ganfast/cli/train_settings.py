@@ -13,6 +13,7 @@ from ganfast.cli.errors import CommandError
 from ganfast.cli.options import Source, add_option, flag
 from ganfast.cli.presets import DEFAULTS, PRESETS
 from ganfast.training import TrainingOptions
+from ganfast.training.errors import MALFORMED
 from ganfast.training.options import POSITIVE, option, options_of
 
 __all__ = ["DEFAULT_WIDTHS", "QUALITY_EVERY", "Settings", "add_settings", "resolved", "saved_in"]
@@ -81,7 +82,10 @@ def saved_in(state: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CommandError: the command did not write the checkpoint.
     """
-    saved = dict(state.get("options") or state["configuration"].get("settings") or {})
+    try:
+        saved = dict(state.get("options") or state["configuration"].get("settings") or {})
+    except MALFORMED:
+        saved = {}
     if "model" not in saved:
         raise CommandError("the checkpoint was not written by 'ganfast train'")
     if "lr" in saved:  # as checkpoints had it before they held the trainer's options
@@ -115,9 +119,10 @@ def resolved(saved: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
             f"{flag(name, known)} {chosen[name]} contradicts the run being resumed, which has "
             f"{saved.get(name)}; leave the option out, or start a new run with another --out"
         )
-    unknown = sorted(set(saved) - {each.name for each in fields(Settings)})
+    unknown = sorted(map(str, set(saved) - {each.name for each in fields(Settings)}))
     if unknown:
         raise CommandError(
-            f"the checkpoint has settings that this version does not know: {', '.join(unknown)}"
+            f"the checkpoint has settings that this version does not know: "
+            f"{', '.join(unknown)}; resume with the version of ganfast that wrote it"
         )
     return {**DEFAULTS, **preset, **saved, **chosen}

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
+import inspect
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ganfast import backend
-from ganfast.cli.errors import CommandError, opened
+from ganfast.cli.errors import CommandError, check_writable, opened
 from ganfast.cli.options import shape
+from ganfast.cli.processes import own_device
 from ganfast.fusion import fuse
 from ganfast.machine import fingerprint
 from ganfast.verify import DTYPES, Row, verify, verify_model
@@ -66,13 +70,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table and the failures; return 1 if there are any."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(own_device(args.device))
+    if args.json and args.json != "-":
+        check_writable(Path(args.json))
     if bool(args.model) != bool(args.input):
         raise CommandError("--model MODULE:FACTORY and --input SHAPE belong together")
     chosen = {"device": device, "backends": args.backend}
     model = _make(args.model) if args.model else None
     try:
-        torch.empty(0, device=device)
         if model is None:
             found = verify(**chosen, dtypes=args.dtype or list(DTYPES))
         else:
@@ -97,8 +102,13 @@ def _make(spec: str) -> torch.nn.Module:
         raise CommandError(f"--model must be MODULE:FACTORY, got {spec!r}")
     sys.path.insert(0, os.getcwd())
     try:
-        model = getattr(importlib.import_module(module), factory)()
-    except Exception as error:
+        make = getattr(importlib.import_module(module), factory)
+        if not _makes_models(make):
+            raise CommandError("it is neither a function nor an nn.Module's class")
+        model = make()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, CommandError):
+            raise CommandError(f"--model {spec}: {error}") from None
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise CommandError(f"--model {spec}: {reason}") from error
     finally:
@@ -106,6 +116,12 @@ def _make(spec: str) -> torch.nn.Module:
     if not isinstance(model, torch.nn.Module):
         raise CommandError(f"--model {spec} made a {type(model).__name__}, not an nn.Module")
     return model
+
+
+def _makes_models(make: Any) -> bool:
+    """Return whether a name may be called: builtins such as exit do what they like."""
+    make = getattr(make, "func", make)  # of functools.partial
+    return inspect.isfunction(make) or (inspect.isclass(make) and issubclass(make, torch.nn.Module))
 
 
 def _printed(rows: Iterable[Row]) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from ganfast.functional.balancing import adaptive_weight, lecam_regularization
 from ganfast.functional.batch_norm_act import batch_norm_act
+from ganfast.functional.instance_norm_act import instance_norm_act
 from ganfast.functional.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -16,5 +17,6 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "gan_discriminator_loss",
     "gan_generator_loss",
+    "instance_norm_act",
     "lecam_regularization",
 ]

@@ -1,7 +1,8 @@
 """The torch.compile backend "ganfast": it fuses pairs by data flow and calls another backend.
 
 Dynamo captures every spelling of a layer as a call of a function or method, so a pair is a
-BatchNorm whose output has one reader, an activation, wherever both are in the model's code.
+BatchNorm or InstanceNorm whose output has one reader, an activation, wherever both are in the
+model's code.
 """
 
 from __future__ import annotations
@@ -35,8 +36,20 @@ _NORMS: dict[Any, tuple[str, ...]] = {
         "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps",
         "cudnn_enabled",
     ),
+    F.instance_norm: (
+        "input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum",
+        "eps",
+    ),
+    **dict.fromkeys((torch.instance_norm, torch.ops.aten.instance_norm.default), (
+        "input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum",
+        "eps", "cudnn_enabled",
+    )),
 }  # fmt: skip
-_NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
+_BATCH_NORMS = (F.batch_norm, torch.batch_norm)
+_NORM_DEFAULTS = {
+    "running_mean": None, "running_var": None, "weight": None, "bias": None,
+    "momentum": 0.1, "eps": 1e-5,
+}  # fmt: skip
 _ACTIVATIONS = {function: name for name, row in ACTIVATIONS.items() for function in row.functions}
 _DROPOUTS = (
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
@@ -102,7 +115,7 @@ def compile_fused(
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
     if not (report.fused or report.losses) and (report.skipped or _has_weights(graph_module)):
-        reason = stays or "it has no BatchNorm and no binary cross-entropy of torch's"
+        reason = stays or "it has no BatchNorm, InstanceNorm or binary cross-entropy of torch's"
         _warn_once(f"nothing was fused in a graph of this model: {reason}")
     if inner == "inductor":
         from torch import _inductor
@@ -151,10 +164,10 @@ def _check_single_backward(gradient: torch.Tensor) -> None:
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
     """Rewrite a graph that Dynamo captured with the fused ops, in place.
 
-    A batch_norm whose output is read by one activation alone, or first by one in place,
-    becomes one op with it; dropouts that return their input do not count. A binary cross-entropy
-    becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the one with logits.
-    Values and gradients are the same there up to rounding, except if the sigmoid
+    A batch_norm or instance_norm whose output is read by one activation alone, or first by one in
+    place, becomes one op with it; dropouts that return their input do not count. A binary
+    cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or not, becomes the one
+    with logits. Values and gradients are the same there up to rounding, except if the sigmoid
     rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient, the form with
     logits is exact.
 
@@ -184,7 +197,7 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
 
 
 def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
-    """Return the only reader of a BatchNorm and what it computes, or why there is none to fuse."""
+    """Return the only reader of a norm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
         return "training, momentum or eps is not a constant"
@@ -238,20 +251,26 @@ def _changes_mode(node: Node, until: Node) -> bool:
 
 
 def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
-    """Replace a pair by the fused op, at the BatchNorm's place: buffers change no later."""
+    """Replace a pair by the fused op, at the norm's place: buffers change no later."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
-    fused = (given["eps"], *act)
+    eps, training = given["eps"], given["training"]
     graph = norm.graph
     with graph.inserting_before(norm):
-        if given["training"]:
+        if norm.target not in _BATCH_NORMS:
+            arguments = (x, *buffers, weight, bias, training, given["momentum"], eps)
+            y = graph.call_function(functional.instance_norm_act, arguments, act._asdict())
+        elif training:
             # A node of its own increments num_batches_tracked.
-            arguments = (x, weight, bias, *buffers, None, given["momentum"], *fused, 1)
-            op = graph.call_function(batch_norm_act.train, arguments)
+            of_batch = (x, weight, bias, *buffers, None, given["momentum"], eps, *act, 1)
+            op = graph.call_function(batch_norm_act.train, of_batch)
+            y = graph.call_function(operator.getitem, (op, 0))
         else:
-            op = graph.call_function(batch_norm_act.evaluate, (x, weight, bias, *buffers, *fused))
-        y = graph.call_function(operator.getitem, (op, 0))
+            op = graph.call_function(
+                batch_norm_act.evaluate, (x, weight, bias, *buffers, eps, *act)
+            )
+            y = graph.call_function(operator.getitem, (op, 0))
     y.meta = dict(activation.meta)
     activation.replace_all_uses_with(y)
     graph.erase_node(activation)
@@ -314,7 +333,10 @@ def _back_to_sigmoid(node: Any) -> list[Node]:
 
 
 def _norm_arguments(norm: Node) -> dict[str, Any]:
-    return {**_NORM_DEFAULTS, **_arguments(norm, *_NORMS[norm.target])}
+    given = {**_NORM_DEFAULTS, **_arguments(norm, *_NORMS[norm.target])}
+    if norm.target in _BATCH_NORMS:
+        return {"training": False, **given}
+    return {"training": given.pop("use_input_stats", True), **given}
 
 
 def _arguments(node: Node, *names: str) -> dict[str, Any]:

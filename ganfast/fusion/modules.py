@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
-from ganfast import nn as fused_nn
 from ganfast.fusion.example import Example
 from ganfast.fusion.pairs import (
     ACTIVATION_NAMES,
     LOSSES,
     NORMS,
+    SCRIPTED,
     InForwardError,
     LeftAloneError,
     Pair,
     Place,
     find_pair,
-    is_candidate,
+    has_activation,
+    is_norm,
     loss_stays,
     places_of,
 )
 from ganfast.fusion.placeholder import FusedActivation, is_lost
 from ganfast.fusion.report import FusedLayer, FusionReport
+from ganfast.nn.batch_norm import SETTINGS
 
 __all__ = ["fuse", "unfuse"]
 
@@ -45,11 +49,12 @@ class _Origin(NamedTuple):
 def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
-    The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d, 3d) with an activation, and an
-    ``nn.Identity`` takes the activation's slot and raises where that BatchNorm was replaced since.
-    Layers, parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype
-    and device do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might
-    compute something else stays as it is, and the report says why.
+    InstanceNorm is fused likewise. The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d,
+    3d), an InstanceNorm a :class:`ganfast.nn.InstanceNorm2d`, with an activation, and an
+    ``nn.Identity`` takes the activation's slot and raises if that layer was replaced since. Layers,
+    parameters and buffers stay the same objects; state_dict, indices, hooks, mode, dtype and device
+    do not change. nn.BCELoss and nn.BCEWithLogitsLoss become ganfast's. Whatever might compute
+    something else stays as it is, and the report says why.
 
     A Sequential's children may also be called one by one (``model[0](x)``). If such code uses the
     output of the BatchNorm itself, not only what the activation makes of it, fusion changes that
@@ -94,13 +99,19 @@ def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None)
     report = FusionReport()
     pairs: list[Pair] = []
     for name, module in list(model.named_modules()):
-        if type(module) in LOSSES:
+        if _ORIGIN in vars(module):
+            report.skipped.append((name, "already fused"))
+        elif type(module) in LOSSES:
             if reason := loss_stays(module):
                 report.skipped.append((name, reason))
             else:
                 _convert(module, LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif is_candidate(module):
+        elif is_norm(module) and has_activation(module):
+            report.skipped.append((name, "has an activation"))
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in SCRIPTED:
+            report.skipped.append((name, "scripted: fuse before torch.jit.script"))
+        elif is_norm(module):
             try:
                 taken = {place for pair in pairs for place in pair.places}
                 pairs.append(find_pair(name, module, places, act_norm, fed, taken))
@@ -117,7 +128,7 @@ def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None)
 
 
 def unfuse(*models: nn.Module) -> None:
-    """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
+    """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
     that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
@@ -144,7 +155,7 @@ def unfuse(*models: nn.Module) -> None:
     _check_whole(fused, placeholders)
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
-        for setting in fused_nn.SETTINGS:
+        for setting in SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
@@ -182,7 +193,7 @@ def _check_whole(
 
 def _fed(example: Example, places: dict[nn.Module, list[Place]]) -> dict[nn.Module, nn.Module]:
     """Return the BatchNorms whose every output an activation was seen to read, and that one."""
-    norms = [m for m in places if is_candidate(m)]
+    norms = [m for m in places if is_norm(m) and not has_activation(m)]
     # A dropout that adds, and passes its input on now, may later do something else.
     adding = (nn.AlphaDropout, nn.FeatureAlphaDropout)
     readers = [m for m in places if type(m) in (*ACTIVATION_NAMES, *adding)]
@@ -205,10 +216,10 @@ def _fuse_pair(model: nn.Module, pair: Pair) -> FusedLayer:
 
 def _convert(module: nn.Module, cls: type, *, paired: bool) -> None:
     """Give the module its new class, and what `unfuse` needs."""
-    settings = {name: vars(module)[name] for name in fused_nn.SETTINGS if name in vars(module)}
+    settings = {name: vars(module)[name] for name in SETTINGS if name in vars(module)}
     origin = _Origin(type(module), settings, paired)
     module.__class__ = cls
-    if cls in NORMS:
+    if issubclass(cls, _BatchNorm):
         vars(module).setdefault("splits", 1)
     vars(module)[_ORIGIN] = origin
 

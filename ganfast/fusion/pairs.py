@@ -7,39 +7,47 @@ from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
 from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.nn.batch_norm import Activated
 
 __all__ = [
     "ACTIVATION_NAMES",
     "LOSSES",
     "NORMS",
+    "SCRIPTED",
     "InForwardError",
     "LeftAloneError",
     "Pair",
     "Place",
     "find_pair",
-    "is_candidate",
+    "has_activation",
+    "is_norm",
     "loss_stays",
     "places_of",
 ]
 
 NORMS: dict[type, type] = {
     layer: getattr(fused_nn, layer.__name__)
-    for torch_layer in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    for torch_layer in (
+        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    )
     for layer in (torch_layer, getattr(fused_nn, torch_layer.__name__))
-}
+}  # fmt: skip
 LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
+SCRIPTED = {layer.__name__ for layer in (*NORMS, *LOSSES)}
 ACTIVATION_NAMES = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # Layers that return a new tensor: no other code sees whether an activation overwrites it.
-_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
+_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 
 
 class Place(NamedTuple):
@@ -66,7 +74,7 @@ class Pair(NamedTuple):
 
 
 class LeftAloneError(Exception):
-    """Raised for a BatchNorm that is left as it is; the message is the reason."""
+    """Raised for a normalisation layer that is left as it is; the message is the reason."""
 
 
 class InForwardError(LeftAloneError):
@@ -136,7 +144,7 @@ def _neighbour(
 
 
 def _check_class(norm: Any) -> None:
-    """Raise LeftAloneError if the layer may compute something else than a BatchNorm."""
+    """Raise LeftAloneError if the layer may compute something else than torch's."""
     name = type(norm).__name__
     if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
         raise LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
@@ -147,7 +155,8 @@ def _check_class(norm: Any) -> None:
     if parametrize.is_parametrized(norm):
         raise LeftAloneError("is parametrised")
     if type(norm) not in NORMS:
-        own = type(norm).forward is not _BatchNorm.forward or "forward" in vars(norm)
+        stock_forward = type(norm).forward in (_BatchNorm.forward, _InstanceNorm.forward)
+        own = not stock_forward or "forward" in vars(norm)
         raise LeftAloneError(f"{name} overrides forward" if own else f"{name} is a subclass")
     if "forward" in vars(norm):
         raise LeftAloneError("its forward was replaced")
@@ -235,10 +244,14 @@ def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, Place]]:
                 yield child, Place(parent, slot)
 
 
-def is_candidate(module: nn.Module) -> bool:
-    """Return whether a module is a BatchNorm without a fused activation."""
-    fused = isinstance(module, fused_nn._BatchNormAct) and module.activation is not None
-    return isinstance(module, _BatchNorm) and not fused
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a BatchNorm or an InstanceNorm."""
+    return isinstance(module, (_BatchNorm, _InstanceNorm))
+
+
+def has_activation(norm: nn.Module) -> bool:
+    """Return whether a layer of ganfast's computes an activation too."""
+    return isinstance(norm, Activated) and norm.activation is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:

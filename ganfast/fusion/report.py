@@ -12,7 +12,7 @@ __all__ = ["FusedLayer", "FusionReport"]
 
 
 class FusedLayer(NamedTuple):
-    """One pair that became one layer, by the name of its BatchNorm."""
+    """One pair that became one layer, by the name of its normalisation layer."""
 
     name: str
     channels: int
@@ -27,7 +27,7 @@ class FusionReport:
 
     Attributes:
         fused: the pairs that became one layer each.
-        skipped: (name, reason) of each BatchNorm and loss that stays as it is.
+        skipped: (name, reason) of each normalisation layer and loss that stays as it is.
         losses: (name, class) of the losses that became ganfast's.
         in_forward: how many were skipped because a forward of the model's own calls them.
     """
@@ -42,7 +42,9 @@ class FusionReport:
         rows += [("fused", name, loss) for name, loss in self.losses]
         rows += [("left", name, reason) for name, reason in self.skipped]
         if not rows:
-            return "Nothing to fuse: the model has no BatchNorm and no BCE loss of torch's."
+            return (
+                "Nothing to fuse: the model has no BatchNorm, InstanceNorm or BCE loss of torch's."
+            )
         width = max(len(name) for _, name, _ in rows)
         lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
         counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"

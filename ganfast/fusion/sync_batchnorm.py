@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ganfast import nn as fused_nn
+from ganfast.nn.batch_norm import SETTINGS
 
 __all__ = ["convert_sync_batchnorm"]
 
@@ -62,5 +63,5 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
 
 def _convert(layer: Any, process_group: Any) -> None:
     layer.__class__ = fused_nn.SyncBatchNorm
-    vars(layer).update({**fused_nn.SETTINGS, **vars(layer), "process_group": process_group})
+    vars(layer).update({**SETTINGS, **vars(layer), "process_group": process_group})
     vars(layer).pop("_before_fusion", None)  # unfuse would take the synchronisation away

@@ -18,11 +18,14 @@ _TORCH_CLASSES: dict[type, Any] = {
     fused_nn.BatchNorm2d: nn.BatchNorm2d,
     fused_nn.BatchNorm3d: nn.BatchNorm3d,
     fused_nn.SyncBatchNorm: nn.SyncBatchNorm,
+    fused_nn.InstanceNorm1d: nn.InstanceNorm1d,
+    fused_nn.InstanceNorm2d: nn.InstanceNorm2d,
+    fused_nn.InstanceNorm3d: nn.InstanceNorm3d,
 }
 
 
 def stock(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with torch's BatchNorm and activation for every fused layer.
+    """Return a copy of a model with torch's own layer and activation for every fused layer.
 
     Parameters, buffers and training mode are copied; hooks of fused layers are not.
 
@@ -50,14 +53,14 @@ def stock(model: nn.Module) -> nn.Module:
 
 
 def _stock(layer: Any) -> nn.Module:
-    if layer.splits != 1:
+    if getattr(layer, "splits", 1) != 1:
         raise ValueError(f"{layer} normalises {layer.splits} chunks apart: set splits to 1 first")
     pair = torch_pair(layer)
     return pair if layer.activation is not None else pair[0]
 
 
 def torch_pair(layer: Any) -> nn.Sequential:
-    """Build torch's BatchNorm and activation for one fused layer, with copies of its tensors."""
+    """Build torch's layer and activation for one fused layer, with copies of its tensors."""
     norm = _TORCH_CLASSES[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )

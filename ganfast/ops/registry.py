@@ -50,7 +50,6 @@ def define(
             the function is first called.
     """
     schema = infer_schema(reference, op_name=name, mutates_args=mutates)
-    schema = schema.replace("SymInt", "int")  # a number that a graph is specialised on
     if results:
         returned = ", ".join(f"Tensor {result}" for result in results)
         schema = f"{schema.partition(' -> ')[0]} -> ({returned})"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ganfast.training.data import ImageData
-from ganfast.training.errors import DataError
+from ganfast.training.errors import DataError, counted
 from ganfast.training.processes import Processes
 
 __all__ = ["Batches", "as_bytes", "as_float"]
@@ -78,7 +78,8 @@ class Batches:
             raise DataError(f"batch size must be positive, got {batch_size}")
         if batch_size > len(data):
             raise DataError(
-                f"batch size {batch_size} is larger than {data.name}, which has {len(data)} images"
+                f"batch size {batch_size} is larger than {data.name}, which has "
+                f"{counted(len(data), 'image')}"
             )
         if batch_size % self._processes.count:
             raise DataError(
@@ -147,4 +148,7 @@ class Batches:
                 )
         self._rng.set_state(state["rng"])
         self._begin_epoch()
-        self._position = min(state["position"], self.batches_per_epoch)
+        position = state["position"]
+        if not 0 <= position <= self.batches_per_epoch and not allow_other_data:
+            raise DataError(f"an epoch has {self.batches_per_epoch} batches, not {position}")
+        self._position = max(0, min(position, self.batches_per_epoch))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import warnings
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.training.errors import CheckpointError, first_line
+from ganfast.training.errors import MALFORMED, CheckpointError, first_line
+from ganfast.training.output import write_whole
 
 __all__ = ["SUFFIX", "load_checkpoint", "load_newest", "save_checkpoint", "write_checkpoint"]
 
@@ -64,18 +64,7 @@ def write_checkpoint(path: Path, step: int, state: dict[str, Any]) -> None:
         "state": structure,
         "sha256": _digest(structure, tensors),
     }
-    content = save(tensors, metadata)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    write_whole(path, save(tensors, metadata))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,13 +73,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, truncated, altered, or no checkpoint of this package.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} cannot be read: it is no file")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        content = path.read_bytes()  # its own open takes no names that are no UTF-8
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__", {})
+    except (OSError, SafetensorError, *MALFORMED) as error:
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from error
     if metadata.get("ganfast") != str(FORMAT):
         raise CheckpointError(f"{path} is no ganfast training checkpoint of format {FORMAT}")
@@ -99,8 +92,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its checksum does not match")
     try:
         state: dict[str, Any] = _put_together(json.loads(structure), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no ganfast training checkpoint: {error}") from error
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise ValueError(f"its step is {state['step']!r}")
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{path} is no ganfast training checkpoint: {first_line(error)}"
+        ) from error
     return state
 
 
@@ -131,6 +128,9 @@ def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensor, stride = tensors[value["tensor"]], value["stride"]
         if stride is None:
             return tensor
+        last = sum((size - 1) * step for size, step in zip(tensor.shape, stride, strict=True))
+        if min(stride, default=0) < 0 or last >= max(tensor.numel(), 1):
+            raise ValueError(f"{value['tensor']} of shape {list(tensor.shape)} has stride {stride}")
         return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
     if "dict" in value:
         return {key: _put_together(v, tensors) for key, v in value["dict"]}
@@ -182,13 +182,3 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _step(path: Path) -> int:
     return int(path.stem.removeprefix("checkpoint-"))
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import zipfile
 import zlib
@@ -26,6 +27,8 @@ UNREADABLE = (
     SyntaxError,
     EOFError,
     KeyError,
+    MemoryError,
+    OverflowError,
     AssertionError,
     zlib.error,
     zipfile.BadZipFile,
@@ -40,7 +43,8 @@ DEFAULT_ROOT = "data"
 class ImageData:
     """A set of images in memory: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``.
 
-    ``classes`` names the labels 0, 1, ... if the source does.
+    A label of -1 says that an image has none. ``classes`` names the labels 0, 1, ... if the source
+    does.
     """
 
     name: str
@@ -50,6 +54,13 @@ class ImageData:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def label_values(self) -> Tensor:
+        """Return the labels there are, each once; -1 is none."""
+        if self.labels is None:
+            return torch.empty(0, dtype=torch.int64)
+        values: Tensor = self.labels[self.labels >= 0].unique()
+        return values
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -81,7 +92,7 @@ def load_images(
             ``fashion-mnist``, ``cifar10``, ``folder:PATH`` (every image below PATH, in the order of
             their names; if all lie in subfolders of PATH, these are their classes) or
             ``npz:PATH`` (array ``x``, uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], and if present
-            labels ``y``, integers [N]).
+            labels ``y``, integers [N], -1 for an image without one).
         root: folder in which torchvision keeps mnist, fashion-mnist and cifar10 (default "data").
         download: fetch those into ``root`` if they are not there.
         image_size: side in pixels to which images are centre-cropped and resized; None keeps the
@@ -176,7 +187,9 @@ def _folder(path: Path, image_size: int | None, channels: int) -> ImageData:
     files = image_files(path)
     images = read_images(files, image_size, channels)
     return ImageData(
-        f"folder:{path}", images, *_classes_of_folder([f.relative_to(path) for f in files])
+        f"folder:{_printable(path)}",
+        images,
+        *_classes_of_folder([f.relative_to(path) for f in files]),
     )
 
 
@@ -222,7 +235,12 @@ def _classes_of_folder(files: list[Path]) -> tuple[Tensor, tuple[str, ...]] | tu
         return ()
     classes = sorted({file.parts[0] for file in files})
     labels = torch.tensor([classes.index(file.parts[0]) for file in files])
-    return labels, tuple(classes)
+    return labels, tuple(map(_printable, classes))
+
+
+def _printable(name: str | Path) -> str:
+    """Return a file's name as text: one that is no UTF-8 can be neither printed nor drawn."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _read_image(file: Path, image_size: int, channels: int) -> np.ndarray:
@@ -244,7 +262,7 @@ def _read_image(file: Path, image_size: int, channels: int) -> np.ndarray:
 
 
 def _npz(path: Path) -> ImageData:
-    name = f"npz:{path}"
+    name = f"npz:{_printable(path)}"
     if not path.is_file():
         raise DataError(f"{name}: no such file")
     try:
@@ -253,6 +271,8 @@ def _npz(path: Path) -> ImageData:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one bare array")
             arrays = {key: archive[key] for key in ("x", "y") if key in archive.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("a member is no .npy file")
             keys = ", ".join(archive.files) or "none"
     except UNREADABLE as error:
         raise DataError(
@@ -268,6 +288,11 @@ def _npz(path: Path) -> ImageData:
         raise DataError(
             f"{name}: labels y must be {len(images)} integers, one for each image, "
             f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if labels.min() < -1 or labels.max() >= 2**63:
+        raise DataError(
+            f"{name}: labels y must be -1 (no label) or from 0 to 2^63 - 1, "
+            f"got {labels.min()} to {labels.max()}"
         )
     return ImageData(name, images, torch.from_numpy(labels.astype(np.int64)))
 

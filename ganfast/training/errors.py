@@ -1,13 +1,21 @@
 """Errors and warnings of training."""
 
 __all__ = [
+    "MALFORMED",
     "CheckpointError",
     "DataError",
     "DivergenceError",
     "ProcessError",
     "TrainingWarning",
+    "counted",
     "first_line",
 ]
+
+
+MALFORMED = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What using a checkpoint raises that has a valid checksum and other contents than it must have."""
 
 
 class DivergenceError(Exception):
@@ -28,6 +36,11 @@ class TrainingWarning(UserWarning):
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or of another kind; the message names it."""
+
+
+def counted(count: int, thing: str) -> str:
+    """Return a number with what it counts, such as "1 image" and "2 images"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

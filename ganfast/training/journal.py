@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["WRITTEN", "Journal"]
 
-WRITTEN = ("metrics.csv", "quality.csv", "samples*.png", "losses.png", "tensorboard")
-"""Patterns of the names of all files that a journal writes."""
+WRITTEN = (
+    "metrics.csv", "quality.csv", "samples*.png", "losses.png", "tensorboard", "fidelity.json",
+)  # fmt: skip
+"""Patterns of the names of what a run writes beside its checkpoints."""
 
 
 class Journal:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["COLUMNS", "QUALITY_COLUMNS", "Table"]
 
@@ -52,6 +54,13 @@ class Table:
     def _rows(self) -> list[dict[str, str]]:
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            # A killed run may have left half a row: its last columns are missing or empty.
-            return [r for r in csv.DictReader(file) if all(r.get(name) for name in self.names)]
+        # A killed run may have left half a row, and a damaged disk anything.
+        with self.path.open(newline="", errors="replace") as file:
+            lines = (line.replace("\0", "") for line in file)
+            return [row for row in csv.DictReader(lines) if self._is_whole(row)]
+
+    def _is_whole(self, row: dict[str, Any]) -> bool:
+        try:
+            return all(math.isfinite(float(row[name])) for name in self.names)
+        except (KeyError, TypeError, ValueError):
+            return False

@@ -36,8 +36,10 @@ class Range(NamedTuple):
     must: str
 
 
-POSITIVE = Range(int, lambda value: value >= 1, "must be a positive integer")
-NOT_NEGATIVE = Range(int, lambda value: value >= 0, "must be 0 or a positive integer")
+POSITIVE = Range(int, lambda value: 1 <= value < 2**31, "must be a positive integer below 2^31")
+NOT_NEGATIVE = Range(
+    int, lambda value: 0 <= value < 2**31, "must be 0 or a positive integer below 2^31"
+)
 SEED = Range(int, lambda value: 0 <= value < 2**63, "must be an integer from 0 to 2^63 - 1")
 RATE = Range(float, lambda value: 0 < value < math.inf, "must be a positive number")
 WEIGHT = Range(float, lambda value: 0 <= value < math.inf, "must not be negative or infinite")
@@ -96,12 +98,24 @@ def check_options(cls: Any, **values: Any) -> None:
         if name not in values or values[name] == default:
             continue
         value = values[name]
+        if not _has_type(value, default, known):
+            raise ValueError(f"{name} cannot be {value!r}")
         if known.choices and value not in known.choices:
             allowed = ", ".join(map(str, known.choices))
             raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
         numbers = value if isinstance(value, tuple | list) else [value]
         if known.range and not all(map(known.range.contains, numbers)):
             raise ValueError(f"{name} {known.range.must}, got {value!r}")
+
+
+def _has_type(value: Any, default: Any, known: Option) -> bool:
+    if known.range:
+        numbers = value if isinstance(default, tuple) else [value]
+        types = (int,) if known.range.type is int else (int, float)
+        return isinstance(numbers, tuple | list) and all(type(n) in types for n in numbers)
+    if known.choices:
+        return isinstance(value, str | int)
+    return isinstance(value, bool if isinstance(default, bool) or known.switch else str)
 
 
 _training = partial(option, group="training")
@@ -114,10 +128,10 @@ class TrainingOptions:
 
     Learning rate and betas are Adam's, in both networks; their defaults are those of Radford et al.
     2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision, ema, penalty, r1,
-    paired, capture and channels_last are those of :class:`GANStep`. The ``_every`` options count
-    steps; ``quality_every`` 0 measures no quality, else the images need labels. With
-    ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
-    process.
+    n_critic, accumulate, clip_norm, compile, paired, capture and channels_last are those of
+    :class:`GANStep`. The ``_every`` options count steps; ``quality_every`` 0 measures no quality,
+    else the images need labels. With ``keep_memory``, training on a CPU calls
+    ``keep_freed_memory``, which holds for the rest of the process.
 
     The metadata of a field hold its range, choices and help text (:class:`Option`): ``ganfast
     train`` makes its options from them, and they are checked here.
@@ -138,12 +152,29 @@ class TrainingOptions:
         (0.5, 0.999), "Adam's decay rates", DECAY, metavar=("B1", "B2")
     )
     loss: str = _training("bce", "loss of both networks", choices=tuple(GAN_LOSSES))
-    precision: str = _training("fp32", "bf16, fp16: by torch.autocast", choices=tuple(PRECISIONS))
+    precision: str = _training(
+        "fp32",
+        "bf16, fp16: by torch.autocast, where the device has instructions for them; auto: the best "
+        "that it has",
+        choices=(*PRECISIONS, "auto"),
+    )
     ema: float | None = _training(
         None, "sample from an average of the weights", DECAY, metavar="DECAY"
     )
     penalty: float = _training(0.0, "weight of the gradient penalty", WEIGHT, metavar="WEIGHT")
     r1: float = _training(0.0, "weight of the R1 penalty", WEIGHT, metavar="GAMMA")
+    n_critic: int = _training(
+        1, "updates of the discriminator in a step, each with its part of the batch", POSITIVE
+    )
+    accumulate: int = _training(
+        1, "parts of a batch whose gradients are averaged, one in memory at a time", POSITIVE
+    )
+    clip_norm: float | None = _training(
+        None, "largest norm of either network's gradient", RATE, metavar="NORM"
+    )
+    compile: bool = _training(
+        False, "compile both networks by torch.compile with ganfast's backend", changeable=True
+    )
     seed: int = _training(0, "seed of every random number", SEED)
     log_every: int = _writing(50, "steps between metrics", POSITIVE, metavar="STEPS")
     sample_every: int = _writing(500, "steps between samples", POSITIVE, metavar="STEPS")
@@ -183,7 +214,7 @@ class TrainingOptions:
         None,
         "lay weights and images out channels-last",
         switch=(True, False),
-        default_help="on GPUs with bf16 and fp16",
+        default_help="what is faster: measured on CPUs; on GPUs with bf16 and fp16",
         changeable=True,
     )
 

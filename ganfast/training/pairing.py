@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ganfast.training.batch import Batch, Scores, as_list
 from ganfast.training.processes import Processes
 
 __all__ = ["Pairing", "split", "split_layers"]
@@ -38,11 +39,11 @@ class Pairing:
         self._probed = refused is not None
         self._layers = split_layers(discriminator)
 
-    def probe(self, real: Tensor, processes: Processes | None = None) -> None:
+    def probe(self, batch: Batch, processes: Processes | None = None) -> None:
         """Try on the first batch whether both ways agree, in all processes."""
         if not self._probed:
             self._probed = True
-            self._reason = self._why_not(real)
+            self._reason = self._why_not(batch)
             # Else synchronised layers would meet the collectives of other layers.
             if (processes or Processes()).any(self._reason is not None):
                 self._reason = self._reason or "another process found that it cannot be done"
@@ -58,13 +59,14 @@ class Pairing:
         """Whether one pass is wanted and, as far as was tried, has the numbers of two."""
         return self._reason is None
 
-    def judge(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Return the scores of real and generated images, in this order, from one pass."""
-        with split(self._layers, 2):
-            scores: Tensor = self.discriminator(torch.cat([real, fake]))
-        return scores
+    def judge(self, discriminator: Callable[..., Scores], batch: Batch, fake: Tensor) -> Scores:
+        """Return the scores of real and generated images, in this order, from one pass.
 
-    def _why_not(self, real: Tensor) -> str | None:
+        ``discriminator`` is that of this object, perhaps compiled.
+        """
+        return _judge(discriminator, self._layers, batch, fake)
+
+    def _why_not(self, batch: Batch) -> str | None:
         for name, module in self.discriminator.named_modules():
             if isinstance(module, _BatchNorm) and not hasattr(module, "splits") and module.training:
                 return (
@@ -72,23 +74,36 @@ class Pairing:
                     "ganfast.fuse or ganfast.nn has one that normalises two batches apart"
                 )
         try:
-            agree = self._agree(real.detach()[:PROBED].double())
+            agree = self._agree(batch.first(PROBED))
         except Exception as error:  # a forward may fail in any way in float64
             return f"it could not be tried: {type(error).__name__}: {error}".partition("\n")[0]
         return None if agree else "one pass gives other scores or buffers than two"
 
-    def _agree(self, real: Tensor) -> bool:
+    def _agree(self, batch: Batch) -> bool:
         one, two = (copy.deepcopy(self.discriminator).double() for _ in range(2))
-        generator = torch.Generator(real.device).manual_seed(0)
-        noise = torch.randn(real.shape, generator=generator, device=real.device, dtype=real.dtype)
-        devices = [real.device] if real.device.type == "cuda" else []
+        batch = batch._replace(real=batch.real.double())
+        device = batch.real.device
+        generator = torch.Generator(device).manual_seed(0)
+        noise = torch.randn(
+            batch.real.shape, generator=generator, device=device, dtype=batch.real.dtype
+        )
+        devices = [device] if device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            with split(split_layers(one), 2):
-                paired = one(torch.cat([real, noise]))
-            apart = torch.cat([two(real), two(noise)])
-        found = {"scores": paired, **dict(one.named_buffers())}
-        expected = {"scores": apart, **dict(two.named_buffers())}
-        return all(torch.allclose(found[name], value) for name, value in expected.items())
+            layers = split_layers(one)
+            paired = as_list(_judge(one, layers, batch, noise))
+            apart = [as_list(two(images, *batch.condition)) for images in (batch.real, noise)]
+        scores = [torch.cat(pair) for pair in zip(*apart, strict=True)]
+        found, expected = [*paired, *one.buffers()], [*scores, *two.buffers()]
+        return all(map(torch.allclose, found, expected))
+
+
+def _judge(
+    discriminator: Callable[..., Scores], layers: list[nn.Module], batch: Batch, fake: Tensor
+) -> Scores:
+    condition = (torch.cat([labels, labels]) for labels in batch.condition)
+    with split(layers, 2):
+        scores: Scores = discriminator(torch.cat([batch.real, fake]), *condition)
+    return scores
 
 
 def split_layers(network: nn.Module) -> list[Any]:

@@ -113,7 +113,7 @@ class Quality:
     def __init__(
         self, data: ImageData, *, device: torch.device | str = "cpu", seed: int = 0
     ) -> None:
-        if data.labels is None or len(data.labels.unique()) < 2:
+        if len(data.label_values()) < 2:
             raise DataError(
                 f"quality cannot be measured on {data.name}: it has no labels of two classes or "
                 "more; leave it out (--quality-every 0)"
@@ -124,7 +124,7 @@ class Quality:
         cuda = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(cuda):
             torch.manual_seed(seed)
-            self._classifier = self._train(data, order[:LEARNED_FROM], rng)
+            self._classifier = self._train(data, order, rng)
         real = self._features([data.images[part] for part in order[: 2 * IMAGES].split(BATCH)])
         self._real = real[: len(real) // 2]
         self.floor = frechet_distance(self._real, real[len(real) // 2 :])
@@ -138,15 +138,17 @@ class Quality:
         sizes = [len(part) for part in self._real.split(BATCH)]
         return frechet_distance(self._real, self._features([generate(n) for n in sizes]))
 
-    def _train(self, data: ImageData, chosen: Tensor, rng: torch.Generator) -> _Classifier:
+    def _train(self, data: ImageData, order: Tensor, rng: torch.Generator) -> _Classifier:
         assert data.labels is not None
-        channels = data.image_shape[0]
-        network = _Classifier(channels, int(data.labels.max()) + 1).to(self._device)
+        channels, values = data.image_shape[0], data.label_values()
+        chosen = order[data.labels[order] >= 0][:LEARNED_FROM]
+        labels = torch.searchsorted(values, data.labels)  # without gaps
+        network = _Classifier(channels, len(values)).to(self._device)
         adam = torch.optim.Adam(network.parameters(), 2e-3)
         for _ in range(UPDATES):
             batch = chosen[torch.randint(len(chosen), (BATCH,), generator=rng)]
             logits = network(as_float(data.images[batch].to(self._device)))
-            loss = functional.cross_entropy(logits, data.labels[batch].to(self._device))
+            loss = functional.cross_entropy(logits, labels[batch].to(self._device))
             adam.zero_grad()
             loss.backward()
             adam.step()

@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ganfast import models
 from ganfast.models import GAN
 from ganfast.training.checkpoints import load_checkpoint, load_newest
-from ganfast.training.errors import CheckpointError
+from ganfast.training.errors import MALFORMED, CheckpointError, first_line
 
-__all__ = ["load_run"]
+__all__ = ["load_run", "run_folder"]
+
+
+def run_folder(path: str | Path) -> Path:
+    """Return the folder of a run that is given by it or by a checkpoint in it."""
+    path = Path(path)
+    return path if path.is_dir() else path.parent
 
 
 def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
@@ -34,13 +42,23 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
         state = load_checkpoint(path)
     try:
         model = state["configuration"]["model"]
-        gan = models.build(model["name"], **model["options"])
+        # Without memory of their own: sizes are the checkpoint's, or they are refused.
+        with torch.device("meta"):
+            gan = models.build(model["name"], **model["options"])
         average = state["step_state"]["average"]
         weights = state["generator"] if average is None else average["generator"]
-        gan.generator.load_state_dict(weights)
-        gan.discriminator.load_state_dict(state["discriminator"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not say how its models are built: {error}") from error
+        for network, saved in (
+            (gan.generator, weights),
+            (gan.discriminator, state["discriminator"]),
+        ):
+            dtypes = {name: value.dtype for name, value in network.state_dict().items()}
+            network.load_state_dict(saved, assign=True)
+            if dtypes != {name: value.dtype for name, value in network.state_dict().items()}:
+                raise ValueError("its weights have other dtypes")
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{path} does not say how its models are built: {first_line(error)}"
+        ) from error
     for network in gan[:2]:
         network.eval().requires_grad_(False)
     return gan, state

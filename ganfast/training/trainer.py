@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ganfast.models import GAN
 from ganfast.nn import GANLoss
+from ganfast.training.adam import restore_adam
 from ganfast.training.batches import Batches, as_float
 from ganfast.training.checkpoints import (
     SUFFIX,
@@ -22,15 +24,18 @@ from ganfast.training.checkpoints import (
 )
 from ganfast.training.data import ImageData
 from ganfast.training.errors import (
+    MALFORMED,
     CheckpointError,
     DataError,
     DivergenceError,
     TrainingWarning,
+    first_line,
 )
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
 from ganfast.training.options import TrainingOptions
+from ganfast.training.output import locked, set_aside
 from ganfast.training.processes import Processes
 from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
@@ -40,6 +45,11 @@ __all__ = ["Trainer"]
 
 SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
+STEP_OPTIONS = (
+    "paired", "precision", "channels_last", "capture", "ema", "penalty", "r1", "n_critic",
+    "accumulate", "clip_norm", "compile",
+)  # fmt: skip
+"""Options that the step has by the same names."""
 BEST = f"best{SUFFIX}"
 
 
@@ -124,15 +134,11 @@ class Trainer:
             self.optimizer_d,
             GANLoss(options.loss),
             gan.latent,
-            precision=options.precision,
-            ema=options.ema,
-            penalty=options.penalty,
-            r1=options.r1,
-            paired=options.paired,
-            capture=options.capture,
-            channels_last=options.channels_last,
+            **{name: getattr(options, name) for name in STEP_OPTIONS},
             processes=self.processes,
         )
+        # What checkpoints keep: "auto" may be another precision on another machine.
+        self.options = replace(options, precision=self.train_step.precision)
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
         self.out = Path(out)
@@ -165,8 +171,12 @@ class Trainer:
 
         Raises:
             DivergenceError: if a loss is not finite and no rollback is left.
-            OSError: if a file cannot be written.
+            OSError: if a file cannot be written, or another process writes to the folder.
         """
+        with locked(self.out) if self.processes.leads else nullcontext():
+            return self._run()
+
+    def _run(self) -> bool:
         if self.options.keep_memory and self.device.type == "cpu":
             keep_freed_memory()
         with self.processes.first_before_others():
@@ -307,22 +317,24 @@ class Trainer:
         try:
             self.generator.load_state_dict(state["generator"])
             self.discriminator.load_state_dict(state["discriminator"])
-            self.optimizer_g.load_state_dict(state["optimizer_g"])
-            self.optimizer_d.load_state_dict(state["optimizer_d"])
+            restore_adam(self.optimizer_g, state["optimizer_g"])
+            restore_adam(self.optimizer_d, state["optimizer_d"])
             self.train_step.load_state_dict(state["step_state"])
             self.batches.load_state_dict(state["batches"], allow_other_data=self._allow_other_data)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this run: {error}") from error
-        self.fixed_noise = state["fixed_noise"].to(self.device)
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+            self.fixed_noise.copy_(state["fixed_noise"].view_as(self.fixed_noise))
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        except MALFORMED as error:
+            raise CheckpointError(
+                f"the checkpoint does not fit this run: {first_line(error)}"
+            ) from error
         self.step = self._saved_step = state["step"]
         self._resumed = True
 
     def _begin_files(self) -> None:
         if not self._resumed:
-            self._set_aside_earlier_run()
+            set_aside(self.out, (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN))
         self.journal.begin(self.step)
 
     def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
@@ -344,16 +356,3 @@ class Trainer:
         self.save_samples("samples.png")
         self.journal.plot()
         self.journal.close()
-
-    def _set_aside_earlier_run(self) -> None:
-        patterns = (f"checkpoint-*{SUFFIX}", BEST, *WRITTEN)
-        files = [file for pattern in patterns for file in self.out.glob(pattern)]
-        if not files:
-            return
-        number = 1
-        while (self.out / f"earlier-{number}").exists():
-            number += 1
-        folder = self.out / f"earlier-{number}"
-        folder.mkdir()
-        for file in files:
-            file.rename(folder / file.name)

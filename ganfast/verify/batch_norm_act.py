@@ -79,18 +79,18 @@ def checks(dtype: torch.dtype, device: str) -> Iterator[Check]:
             for mode, options in MODES.items():
                 name = f"{order} {activation}, {mode}"
                 layer = partial(_layer, layout, mode, dtype, device, activation, order, options)
-                yield Check(layout, name, partial(_compare, layer, make, dtype, device))
+                yield Check(layout, name, partial(compare_layer, layer, make, dtype, device))
             layer = partial(_layer, layout, "training", dtype, device, activation, order, {})
             for inputs, (change, dtypes) in INPUTS.items():
                 if dtype not in dtypes:
                     continue
-                call = partial(_compare, layer, make, dtype, device, change)
+                call = partial(compare_layer, layer, make, dtype, device, change)
                 yield Check(layout, f"{order} {activation}, {inputs}", call)
             for weight in (0.0, 1e-30, -2.0):
-                call = partial(_compare, layer, make, dtype, device, weight=weight)
+                call = partial(compare_layer, layer, make, dtype, device, weight=weight)
                 yield Check(layout, f"{order} {activation}, weights of {weight}", call)
             if dtype in (torch.float32, torch.float64):
-                call = partial(_compare_penalty, layer, make, dtype, device)
+                call = partial(compare_penalty, layer, make, dtype, device)
                 yield Check(layout, f"{order} {activation}, gradient penalty", call)
 
 
@@ -110,6 +110,11 @@ def _layer(
     layer = layer_class(
         C, activation=activation, negative_slope=0.2, order=order, device=device, **options
     )
+    return drawn(layer, dtype).train(not mode.startswith("evaluation"))
+
+
+def drawn(layer: Any, dtype: torch.dtype) -> Any:
+    """Return a layer for inputs of ``dtype``, its parameters and buffers drawn."""
     layer = layer.double() if dtype == torch.float64 else layer
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -117,7 +122,7 @@ def _layer(
             if tensor.is_floating_point():
                 drawn = torch.randn(tensor.shape, generator=generator)
                 tensor.copy_(drawn.square() + 0.5 if name == "running_var" else drawn)
-    return layer.train(not mode.startswith("evaluation"))
+    return layer
 
 
 def _inputs(
@@ -127,7 +132,7 @@ def _inputs(
     return make(lambda *shape: torch.randn(shape, generator=generator).to(device, dtype))
 
 
-def _compare(
+def compare_layer(
     make_layer: Callable[[], Any],
     make: Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]],
     dtype: torch.dtype,
@@ -143,12 +148,13 @@ def _compare(
     x = x if change is None else change(x)
     bounds = layer_bounds(layer, x, dy)
     ours = run(layer, x, dy)
-    torchs = run(pair, _plain(x), _plain(dy), splits=layer.splits)
-    exact = run(exact_pair, x.contiguous().double(), dy.contiguous().double(), splits=layer.splits)
+    splits = getattr(layer, "splits", 1)
+    torchs = run(pair, _plain(x), _plain(dy), splits=splits)
+    exact = run(exact_pair, x.contiguous().double(), dy.contiguous().double(), splits=splits)
     return _judge_all(ours, torchs, exact, bounds)
 
 
-def _compare_penalty(
+def compare_penalty(
     make_layer: Callable[[], Any],
     make: Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]],
     dtype: torch.dtype,

@@ -31,11 +31,12 @@ coefficients that are not negative, so errors of its arguments change the result
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ganfast.activations import ActivationConfig
 from ganfast.verify.exactness import rounding
@@ -152,13 +153,8 @@ class NormBounds:
         self, mean: Tensor | None, var: Tensor | None, momentum: float | None, count: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Bound the running statistics that follow these, after ``count`` batches."""
-        correction = self.values / max(1, self.values - 1)
-        batch = (
-            (mean, self.mean + self.var_size.sqrt(), self.mean_error),
-            (var, self.var_size * correction, self.var_error * correction),
-        )
         bounds: list[Tensor | None] = []
-        for buffer, sizes, errors in batch:
+        for buffer, sizes, errors in self._statistics(mean, var):
             if buffer is None:
                 bounds.append(None)
                 continue
@@ -171,6 +167,26 @@ class NormBounds:
                 bound = abs(1 - step) * bound + self.unit * size + abs(step) * errors[k, :, 0]
             bounds.append(bound)
         return bounds[0], bounds[1]
+
+    def running_average(
+        self, mean: Tensor | None, var: Tensor | None, momentum: float
+    ) -> Iterator[Tensor | None]:
+        """Bound running statistics that follow the average over all splits, as instances' do."""
+        for buffer, sizes, errors in self._statistics(mean, var):
+            if buffer is None:
+                yield None
+                continue
+            own, size, error = abs(momentum), sizes.mean(0)[:, 0], errors.mean(0)[:, 0]
+            size = abs(1 - momentum) * buffer.double().abs() + own * size
+            yield self.unit * size + own * error
+
+    def _statistics(
+        self, mean: Tensor | None, var: Tensor | None
+    ) -> Iterator[tuple[Tensor | None, Tensor, Tensor]]:
+        """Pair each buffer with the sizes of the batch's own statistics and their errors."""
+        correction = self.values / max(1, self.values - 1)
+        yield mean, self.mean + self.var_size.sqrt(), self.mean_error
+        yield var, self.var_size * correction, self.var_error * correction
 
     def backward(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bound dx, dweight and dbias."""
@@ -271,7 +287,10 @@ def layer_bounds(layer: Any, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
         "y": bounds.y(), "dx": dx, "dweight": dweight, "dbias": dbias,
     }  # fmt: skip
     mean, var = layer.running_mean, layer.running_var
-    if mean is not None and layer.training:
+    if mean is not None and layer.training and isinstance(layer, _InstanceNorm):
+        mean, var = bounds.running_average(mean, var, layer.momentum or 0.0)
+        found |= {"running_mean": mean, "running_var": var}
+    elif mean is not None and layer.training:
         count = int(layer.num_batches_tracked)
         mean, var = bounds.running(mean, var, layer.momentum, count)
         found |= {"running_mean": mean, "running_var": var}
@@ -292,8 +311,11 @@ def _of_layer(layer: Any, x: Tensor) -> NormBounds:
     running = None
     if not layer.training and layer.running_mean is not None:
         running = layer.running_mean, layer.running_var
+    splits = getattr(layer, "splits", 1)
+    if isinstance(layer, _InstanceNorm) and running is None:
+        splits = max(1, x.shape[0])
     act, options = ActivationConfig.of(layer), {"eps": layer.eps, "running": running}
-    return NormBounds(x, layer.weight, layer.bias, act, splits=layer.splits, **options)
+    return NormBounds(x, layer.weight, layer.bias, act, splits=splits, **options)
 
 
 def _gated(t: Tensor, slope: Tensor) -> Tensor:

@@ -145,8 +145,8 @@ def twin(layer: Any, dtype: torch.dtype | None = None) -> nn.Sequential:
 
 
 def norm_of(pair: nn.Module) -> Any:
-    """Return the BatchNorm of a pair that ``twin`` made."""
-    return next(m for m in pair.children() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    """Return the normalisation layer of a pair that ``twin`` made."""
+    return next(m for m in pair.children() if isinstance(m, nn.modules.batchnorm._NormBase))
 
 
 def run(module: nn.Module, x: Tensor, dy: Tensor, *, splits: int = 1) -> dict[str, Tensor | None]:

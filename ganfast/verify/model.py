@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -49,7 +50,7 @@ def verify_model(
         backends: names for ``ganfast.backend.use``; None for the fastest there is.
         dtypes: names out of ``DTYPES``; None for the model's own.
 
-    Yields:
+    Returns:
         A row for each backend, dtype, phase and kind of result; ``op`` is the kind, ``layout`` the
         phase.
 
@@ -64,12 +65,35 @@ def verify_model(
         >>> any(row.failures for row in verify_model(model, [(8, 3)]))
         False
     """
+    _check_layers(model)
+    return _compared(model, shapes, device, backends, dtypes)
+
+
+def _compared(
+    model: nn.Module,
+    shapes: Sequence[Sequence[int]],
+    device: str,
+    backends: Sequence[str] | None,
+    dtypes: Sequence[str] | None,
+) -> Iterator[Row]:
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for name in backends or backend.available(device)[:1]:
         for dtype in [DTYPES[d] for d in dtypes] if dtypes else [own]:
             twin = copy.deepcopy(model).to(device, dtype if dtypes else None).train()
             with backend.use(name):
                 yield from _rows(twin, [tuple(shape) for shape in shapes], name, dtype)
+
+
+def _check_layers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{name or 'the model'} is scripted: give the model before that")
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if any(map(is_lazy, tensors)):
+            raise ValueError(
+                f"{name or 'the model'}, a {type(module).__name__}, has no shapes yet: run the "
+                "model on a first batch in the function that makes it"
+            )
 
 
 def _rows(
@@ -159,7 +183,7 @@ def _train(model: nn.Module, inputs: list[list[Tensor]]) -> _Results:
                 if p.grad is not None:
                     p.sub_(p.grad, alpha=LEARNING_RATE)
     with torch.no_grad():
-        ys = _outputs(model.eval(), inputs[STEPS])
+        ys = _outputs(model.eval(), [x.clone() for x in inputs[STEPS]])
     results["evaluation", "output"] = {f"output {i}": y for i, y in enumerate(ys)}
     return results
 

@@ -285,7 +285,7 @@ def test_labelled_batches_are_drawn_with_their_labels():
 
 
 def test_what_does_not_fit_is_refused_before_training():
-    with pytest.raises(DataError, match="1 labels are fewer than the 2 classes"):
+    with pytest.raises(DataError, match="1 label for 2 classes: each needs one"):
         check(EASY, [4, 1], [0], TINY)
     with pytest.raises(DataError, match="batches of 65 are larger"):
         check(EASY, [4], [0], Options(batch_size=65))

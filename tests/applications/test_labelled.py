@@ -62,7 +62,7 @@ def test_few_labels_are_of_all_classes_alike(count):
     assert not torch.equal(chosen, few_labels(labels, count, seed=2))
 
 
-@pytest.mark.parametrize(("count", "reason"), [(2, "fewer than the 3"), (40, "there are 10")])
+@pytest.mark.parametrize(("count", "reason"), [(2, "2 labels for 3 classes"), (40, "there are 10")])
 def test_labels_that_there_are_not(count, reason):
     with pytest.raises(DataError, match=reason):
         few_labels(torch.arange(30) % 3, count, seed=0)

@@ -66,7 +66,7 @@ def test_seeds_repeat_a_run(source, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--labels", "1"], "fewer than the 2 classes"),
+        (["--labels", "1"], "1 label for 2 classes"),
         (["--labels", "100"], "there are"),
         (["--seeds", "1", "1"], "--seeds must differ"),
         (["--image-size", "20"], "choose from 16, 32"),
@@ -94,7 +94,10 @@ def test_data_without_classes_is_refused(tmp_path, capsys, labels, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_earlier_images_are_not_mixed_with_new_ones(source, tmp_path, capsys):
+def test_earlier_images_are_not_mixed_with_new_ones(source, tmp_path):
     (tmp_path / "out" / "images").mkdir(parents=True)
-    assert main(["augment", "--data", source, "--out", str(tmp_path / "out"), *QUICK]) == 2
-    assert "is there already" in capsys.readouterr().err
+    (tmp_path / "out" / "images" / "earlier.png").touch()
+    words = ["--data", source, "--labels", "6", "--seeds", "0", *QUICK]
+    assert main(["augment", *words, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "earlier-1" / "images" / "earlier.png").exists()
+    assert not (tmp_path / "out" / "images" / "earlier.png").exists()

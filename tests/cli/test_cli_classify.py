@@ -39,7 +39,7 @@ def test_writes_a_record_a_table_and_pictures(images, tmp_path, capsys):
     words += ["--method", "supervised", "sgan", *SMALL, "--root", "/home/me/private"]
     assert main(["classify", *words, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "48 images to train on, 12 to test on, 3 classes; 3 updates" in printed
+    assert "48 images to train on, 12 to test on, 3 classes (0, 1, 2); 3 updates" in printed
 
     record = Record.load(out / "record.json")
     assert record.application == "classify"
@@ -122,7 +122,7 @@ def bad_words(name: str, images: Path, tmp_path: Path) -> tuple[list[str], str]:
         return ["--data", f"npz:{tmp_path / 'a.npz'}"], "has one class only"
     return {
         "fewer labels than classes": (
-            [*data, "--labels", "2"], "2 labels are fewer than the 3 classes"
+            [*data, "--labels", "2"], "2 labels for 3 classes: each needs one"
         ),
         "more labels than images": ([*data, "--labels", "300"], "300 labels need 100 images"),
         "batch larger than data": (

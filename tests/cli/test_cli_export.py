@@ -64,7 +64,7 @@ def test_onnx_names_the_package_it_needs(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("generator.pth", ".pt2, .onnx"), ("no/such/x.pt2", "no folder")]
+    ("file", "said"), [("generator.pth", ".pt2, .onnx"), ("no/such/x.pt2", "No such file")]
 )
 def test_bad_files_are_refused(trained, tmp_path, capsys, file, said):
     assert main(["export", str(trained), str(tmp_path / file)]) == 2

@@ -243,11 +243,14 @@ def test_bad_data(tmp_path: Path, fails: Any) -> None:
     ("words", "message"),
     [
         (["--image-size", "20"], "image_size must be one of 16, 32, 64, 128, 256, got 20"),
-        (["--image-size", "0"], "argument --image-size: must be a positive integer, got '0'"),
+        (
+            ["--image-size", "0"],
+            "argument --image-size: must be a positive integer below 2^31, got '0'",
+        ),
         (["--batch-size", "41"], "batch size 41 is larger than"),
-        (["--batch-size", "-8"], "must be a positive integer, got '-8'"),
+        (["--batch-size", "-8"], "must be a positive integer below 2^31, got '-8'"),
         (["--steps", "0"], "must be a positive integer"),
-        (["--epochs", "1.5"], "must be a positive integer, got '1.5'"),
+        (["--epochs", "1.5"], "must be a positive integer below 2^31, got '1.5'"),
         (["--steps", "5", "--epochs", "5"], "not allowed with argument"),
         (["--lr", "0"], "--lr: must be a positive number, got '0'"),
         (["--lr", "nan"], "must be a positive number, got 'nan'"),
@@ -380,8 +383,11 @@ def test_nan_rolls_back_with_half_the_learning_rate(
     assert steps == [str(step) for step in range(1, 10)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_can_go_on(data: str, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
+def test_a_signal_saves_and_the_run_can_go_on(
+    data: str, tmp_path: Path, number: int, presses: int
+) -> None:
+    """A signal that comes twice within a moment is one."""
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ganfast", "train", "--out", str(out)]
     words = ["--data", data, *TINY, "--steps", "1000000", "--log-every", "1"]
@@ -395,11 +401,14 @@ def test_a_signal_saves_and_the_run_can_go_on(data: str, tmp_path: Path, number:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(number)
+        for _ in range(presses):
+            process.send_signal(number)
+            time.sleep(0.05)
         _, stderr = process.communicate(timeout=60)
     text = stderr.decode()
     assert process.returncode == 130
     assert "Traceback" not in text
+    assert "ganfast: finishing the step, writing a checkpoint; press again to end at once" in text
     state = load_newest(out)[1]
     assert f"interrupted; saved a checkpoint at step {state['step']}" in text
     further = str(state["step"] + 2)

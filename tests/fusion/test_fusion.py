@@ -31,7 +31,7 @@ def test_fused_models_train_as_before(backend, style, act_norm):
     model = copy.deepcopy(twin)
     report = fuse(model, act_norm=act_norm)
     assert len(report.fused) == style.fuse + (style.act_norm if act_norm else 0)
-    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     assert len(report.fused) + len(report.skipped) == len(norms)
     assert_equal_training(model, twin, style.shape)
 
@@ -128,7 +128,7 @@ def test_fusing_twice_changes_nothing():
     text = repr(model)
     report = fuse(model)
     assert not report.fused
-    assert not report.skipped
+    assert [reason for _, reason in report.skipped] == ["already fused"] * 3
     assert repr(model) == text
     unfuse(model)
     assert repr(model) == repr(dcgan_generator())
@@ -300,8 +300,7 @@ def test_ganfasts_own_layers():
     assert repr(model) == text
     assert model[1].order == "act_norm"
     own = nn.Sequential(ganfast.nn.BatchNorm2d(4, activation="relu"), nn.ReLU())
-    report = fuse(own)
-    assert str(report).startswith("Nothing to fuse")
+    assert fuse(own).skipped == [("0", "has an activation")]
     unfuse(own)
     assert own[0].activation == "relu"
 
@@ -366,6 +365,13 @@ def test_nothing_to_fuse_is_said_in_one_sentence(model):
     text = str(fuse(model))
     assert text.startswith("Nothing to fuse")
     assert "\n" not in text
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_scripted_layers_are_named():
+    report = fuse(nn.ModuleDict({"scripted": torch.jit.script(block()), "loss": nn.BCELoss()}))
+    assert report.skipped == [("scripted.1", "scripted: fuse before torch.jit.script")]
+    assert fuse(nn.BCELoss()).losses == [("", "BCELoss")]
 
 
 def test_errors():

@@ -91,12 +91,12 @@ with ganfast.backend.use(backend):
         check_layer(layer, x, torch.randn_like(x))
         y = layer(x)
         assert order == "act_norm" or (y == 6).any() and (y == 0).any()
-    x = x.double().requires_grad_()
-    layer = ganfast.nn.BatchNorm2d(5, activation="relu6").double()
-    assert torch.autograd.gradcheck(layer, x) and torch.autograd.gradgradcheck(layer, x)
+    few = 6 * torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    layer = ganfast.nn.BatchNorm1d(2, activation="relu6").double()
+    assert torch.autograd.gradcheck(layer, few) and torch.autograd.gradgradcheck(layer, few)
 
     model = nn.Sequential(nn.BatchNorm2d(5), nn.ReLU6())
-    x, expected = x.detach().float(), model(x.detach().float())
+    expected = model(x)
     reports = []
     # nn.ReLU6 itself calls hardtanh, which stays as it is.
     function = torch.compile(lambda x: nn.functional.relu6(model[0](x)), backend=fused_graph)

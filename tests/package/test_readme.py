@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import code
 import contextlib
 import doctest
 import importlib
@@ -43,6 +44,20 @@ def test_python_blocks_run_in_order(name):
     with contextlib.redirect_stdout(printed):
         for block in found:
             exec(compile(block, name, "exec"), namespace)
+    assert "1 pair and 0 losses fused" in printed.getvalue()
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md"])
+def test_python_blocks_paste_into_a_prompt(name):
+    """Line by line: an empty line ends a definition there, and only an empty line does."""
+    console = code.InteractiveConsole()
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        for block in blocks("python", ROOT / name):
+            for line in [*block.splitlines(), ""]:
+                incomplete = console.push(line)
+            assert not incomplete, block
+    assert errors.getvalue() == ""
     assert "1 pair and 0 losses fused" in printed.getvalue()
 
 

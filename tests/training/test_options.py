@@ -41,10 +41,10 @@ def test_the_step_has_the_defaults_of_the_options():
     keywords = {
         name: parameter.default
         for name, parameter in inspect.signature(GANStep).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name != "processes"
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("processes", "generator_term")
     }
     assert keywords == {name: OPTIONS[name][0] for name in keywords}
-    assert len(keywords) == 7
+    assert len(keywords) == 11
 
 
 @pytest.mark.parametrize("values", [DEFAULTS, *PRESETS.values()])
@@ -95,12 +95,15 @@ def test_what_the_step_may_do_reaches_it(tmp_path, monkeypatch, capsys):
         GANStep, "__call__", lambda step, x: said.append(step.explain()) or original(step, x)
     )
     words = ["train", *TINY, "--steps", "2", "--quality-every", "0", "--device", "cpu"]
-    assert main([*words, "--out", str(tmp_path / "a")]) == 0
-    assert "contiguous\npaired: no: it takes memory" in said[-1]
+    assert main([*words, "--no-channels-last", "--out", str(tmp_path / "a")]) == 0
+    assert "layout: contiguous, as asked for\npaired: no: it takes memory" in said[-1]
     assert "captured: no: the networks are on the cpu" in said[-1]
     words += ["--paired", "--channels-last", "--no-capture"]
     assert main([*words, "--out", str(tmp_path / "b")]) == 0
-    assert "channels-last\npaired: yes\ncaptured: no: not asked for" in said[-1]
+    assert (
+        "channels-last, as asked for\npaired: yes\ncompiled: no\ncaptured: no: not asked for"
+        in said[-1]
+    )
     capsys.readouterr()
     assert main([*words, "--capture", "--out", str(tmp_path / "c")]) == 2
     assert "cannot be captured: the networks are on the cpu" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_the_command_measures_where_there_are_labels(squares, tmp_path, capsys):
     best = tmp_path / "labelled" / "best.safetensors"
     assert main(["sample", str(best), "--count", "4"]) == 0
     assert f"generator of step {load_checkpoint(best)['step']}" in capsys.readouterr().out
-    assert (tmp_path / "labelled" / "interpolation.gif").exists()
+    assert (tmp_path / "labelled" / "sample" / "interpolation.gif").exists()
     bare = ImageData("bare", squares.images)
     assert command(tmp_path, bare, "bare") == 0
     assert not (tmp_path / "bare" / "quality.csv").exists()

@@ -32,17 +32,19 @@ def test_every_kernel_passes(backend, device, dtype):
 
 def test_every_op_has_checks():
     ops = {re.sub("_(train|eval)$", "", name) for name in registry.eager_kernels}
-    assert {name for name in ops if not name.endswith("_backward")} == set(CHECKS)
+    checked = {name for name in ops if not name.endswith("_backward")}
+    assert checked | {"instance_norm_act"} == set(CHECKS)  # a layer on the op of another
 
 
+NORMS = {"batch_norm_act", "instance_norm_act"}
 WRONG = {
-    # A kernel made wrong in one place, and the op whose rows must fail for it.
-    "batch_norm_act_train": ("batch_norm_act", lambda y, stats: (y * (1 + 1e-5), stats)),
-    "batch_norm_act_backward": ("batch_norm_act", lambda dx, dw, db: (dx, dw, db * 1.001)),
-    "batch_norm_act_double_backward": ("batch_norm_act", lambda dy, x, w: (dy, x + 1e-3, w)),
-    "binary_cross_entropy": ("binary_cross_entropy", lambda y: y.nan_to_num(0.0)),
-    "gan_loss": ("gan_loss", lambda loss, real, fake: (loss, fake, real)),
-    "gan_loss_backward": ("gan_loss", lambda dreal, dfake: (dreal, -dfake)),
+    # A kernel made wrong in one place, and whose rows must fail for it.
+    "batch_norm_act_train": (NORMS, lambda y, stats: (y * (1 + 1e-5), stats)),
+    "batch_norm_act_backward": (NORMS, lambda dx, dw, db: (dx, dw, db * 1.001)),
+    "batch_norm_act_double_backward": (NORMS, lambda dy, x, w: (dy, x + 1e-3, w)),
+    "binary_cross_entropy": ({"binary_cross_entropy"}, lambda y: y.nan_to_num(0.0)),
+    "gan_loss": ({"gan_loss"}, lambda loss, real, fake: (loss, fake, real)),
+    "gan_loss_backward": ({"gan_loss"}, lambda dreal, dfake: (dreal, -dfake)),
 }
 
 
@@ -76,7 +78,7 @@ def broken(request):
 def test_a_wrong_kernel_fails(broken, capsys):
     # The choice "native" leaves the override in place.
     rows = list(verify(backends=["native"], dtypes=["float32"]))
-    assert {row.op for row in rows if row.failures} == {broken}
+    assert {row.op for row in rows if row.failures} == broken
     assert main(["verify", "--device", "cpu", "--backend", "native", "--dtype", "float32"]) == 1
     assert "FAIL" in capsys.readouterr().out
 
@@ -137,6 +139,27 @@ def test_errors_say_what_to_do(tmp_path, capsys):
 def small_model():
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(nn.ReLU(inplace=True), *layers, nn.Dropout(0.5), nn.Tanh())
+
+
+class ChangesItsInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.block = small_model()
+
+    def forward(self, x):
+        return self.block(x.mul_(3))
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3), nn.LazyBatchNorm1d())
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.BatchNorm1d(3), nn.ReLU()))
+
+
+def leaves():
+    sys.exit(0)
 
 
 class Noisy(nn.Module):
@@ -232,6 +255,18 @@ def test_a_model_fused_wrongly_fails(monkeypatch, capsys, wrong, row):
     assert re.search(f"^{row} .* FAIL$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_each_run_has_inputs_of_its_own(monkeypatch):
+    assert not any(row.failures for row in verify_model(ChangesItsInput(), [(4, 3, 6, 6)]))
+
+    def wrong(model):
+        fuse(model)
+        wrong_in_evaluation(model.block)
+
+    monkeypatch.setattr(verify_models, "fuse", wrong)
+    failed = [r.layout for r in verify_model(ChangesItsInput(), [(4, 3, 6, 6)]) if r.failures]
+    assert failed == ["evaluation"]
+
+
 def test_the_command_writes_what_it_found_of_a_model(capsys):
     assert main([*command_for("small_model", "4x3x6x6"), "--json", "-"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 13
@@ -244,9 +279,14 @@ BAD_MODELS = {
     "no_such_factory": ("4x3", "no_such_factory"),
     "needs_argument": ("4x3", "missing 1 required positional argument"),
     "not_a_module": ("4x3", "made a list, not an nn.Module"),
+    "lazy": ("4x3", "1, a LazyLinear, has no shapes yet: run the model on a first batch"),
+    "scripted": ("4x3", "the model is scripted: give the model before that"),
+    "leaves": ("4x3", "SystemExit: 0"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.filterwarnings("ignore:Lazy modules")
 @pytest.mark.parametrize("model", BAD_MODELS)
 def test_bad_models_are_errors(model, capsys):
     shape, message = BAD_MODELS[model]

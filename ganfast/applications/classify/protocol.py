@@ -16,6 +16,7 @@ from ganfast.applications.classify.sgan import SemiSupervised, Supervised
 from ganfast.applications.classify.task import MethodBuilder, Options, Task
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.training import DataError
+from ganfast.training.errors import counted
 
 __all__ = ["METHODS", "Outcome", "check", "classify", "confusion", "share_of_rate"]
 
@@ -65,7 +66,7 @@ def check(
     if options.batch_size > len(data.train):
         raise DataError(
             f"batches of {options.batch_size} are larger than the training set of {data.name}, "
-            f"which has {len(data.train)} images"
+            f"which has {counted(len(data.train), 'image')}"
         )
 
 
