@@ -18,14 +18,13 @@ from ganfast.fusion.pairs import (
     ACTIVATION_NAMES,
     LOSSES,
     NORMS,
-    SCRIPTED,
     InForwardError,
     LeftAloneError,
     Pair,
     Place,
     find_pair,
     has_activation,
-    is_norm,
+    is_candidate,
     loss_stays,
     places_of,
 )
@@ -36,6 +35,7 @@ from ganfast.nn.batch_norm import SETTINGS
 __all__ = ["fuse", "unfuse"]
 
 _ORIGIN = "_before_fusion"
+_SCRIPTED = {layer.__name__ for layer in (*NORMS, *LOSSES)}
 
 
 class _Origin(NamedTuple):
@@ -107,11 +107,11 @@ def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None)
             else:
                 _convert(module, LOSSES[type(module)], paired=False)
                 report.losses.append((name, type(module).__name__))
-        elif is_norm(module) and has_activation(module):
+        elif has_activation(module):
             report.skipped.append((name, "has an activation"))
-        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in SCRIPTED:
+        elif isinstance(module, torch.jit.ScriptModule) and module.original_name in _SCRIPTED:
             report.skipped.append((name, "scripted: fuse before torch.jit.script"))
-        elif is_norm(module):
+        elif is_candidate(module):
             try:
                 taken = {place for pair in pairs for place in pair.places}
                 pairs.append(find_pair(name, module, places, act_norm, fed, taken))
@@ -128,7 +128,7 @@ def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None)
 
 
 def unfuse(*models: nn.Module) -> None:
-    """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
+    """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
     that were made as ``ganfast.nn`` layers with an activation are not touched. Where a tool has
@@ -193,7 +193,7 @@ def _check_whole(
 
 def _fed(example: Example, places: dict[nn.Module, list[Place]]) -> dict[nn.Module, nn.Module]:
     """Return the BatchNorms whose every output an activation was seen to read, and that one."""
-    norms = [m for m in places if is_norm(m) and not has_activation(m)]
+    norms = [m for m in places if is_candidate(m)]
     # A dropout that adds, and passes its input on now, may later do something else.
     adding = (nn.AlphaDropout, nn.FeatureAlphaDropout)
     readers = [m for m in places if type(m) in (*ACTIVATION_NAMES, *adding)]

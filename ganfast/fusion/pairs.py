@@ -19,14 +19,13 @@ __all__ = [
     "ACTIVATION_NAMES",
     "LOSSES",
     "NORMS",
-    "SCRIPTED",
     "InForwardError",
     "LeftAloneError",
     "Pair",
     "Place",
     "find_pair",
     "has_activation",
-    "is_norm",
+    "is_candidate",
     "loss_stays",
     "places_of",
 ]
@@ -43,7 +42,6 @@ LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
-SCRIPTED = {layer.__name__ for layer in (*NORMS, *LOSSES)}
 ACTIVATION_NAMES = {row.layer: name for name, row in ACTIVATIONS.items() if name}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # Layers that return a new tensor: no other code sees whether an activation overwrites it.
@@ -74,7 +72,7 @@ class Pair(NamedTuple):
 
 
 class LeftAloneError(Exception):
-    """Raised for a normalisation layer that is left as it is; the message is the reason."""
+    """Raised for a BatchNorm that is left as it is; the message is the reason."""
 
 
 class InForwardError(LeftAloneError):
@@ -244,14 +242,14 @@ def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, Place]]:
                 yield child, Place(parent, slot)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a BatchNorm or an InstanceNorm."""
-    return isinstance(module, (_BatchNorm, _InstanceNorm))
+def is_candidate(module: nn.Module) -> bool:
+    """Return whether a module is a normalisation layer without an activation of its own."""
+    return isinstance(module, (_BatchNorm, _InstanceNorm)) and not has_activation(module)
 
 
-def has_activation(norm: nn.Module) -> bool:
-    """Return whether a layer of ganfast's computes an activation too."""
-    return isinstance(norm, Activated) and norm.activation is not None
+def has_activation(module: nn.Module) -> bool:
+    """Return whether a module is a layer with a fused activation."""
+    return isinstance(module, Activated) and module.activation is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:

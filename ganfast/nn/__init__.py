@@ -1,8 +1,7 @@
 """Drop-in layers and losses: subclasses of torch's whose forward calls a fused kernel.
 
-Each but GANLoss and LeCamRegularization is a subclass of the torch layer of the same name:
-constructor, parameters, buffers, state_dict, ``isinstance`` and initialisation by class name are
-torch's.
+Each but GANLoss is a subclass of the torch layer of the same name: constructor, parameters,
+buffers, state_dict, ``isinstance`` and initialisation by class name are torch's.
 """
 
 from ganfast.nn.batch_norm import (

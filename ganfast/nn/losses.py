@@ -1,4 +1,4 @@
-"""Losses of one kernel each, and LeCam regularisation."""
+"""Losses of one kernel each."""
 
 from __future__ import annotations
 

@@ -19,13 +19,15 @@ def restore_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state does not fit the optimizer's parameters and options.
     """
-    for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        for name, value in group.items():
-            if name not in _FREE and saved.get(name, value) != value:
-                raise ValueError(f"Adam's {name} is {saved[name]}, this run has {value}")
-        if not 0 < float(saved["lr"]) < math.inf:
-            raise ValueError(f"Adam's lr must be positive, got {saved['lr']}")
+    own = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
+    for group, expected in zip(optimizer.param_groups, own, strict=True):
+        for name, value in expected.items():
+            found = group.get(name)
+            if name not in _FREE and (type(found) is not type(value) or found != value):
+                raise ValueError(f"Adam's {name} is {found!r}, this run has {value!r}")
+        if not 0 < float(group["lr"]) < math.inf:
+            raise ValueError(f"Adam's lr must be positive, got {group['lr']}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not set(optimizer.state) <= set(parameters):
         raise ValueError("Adam has a state for parameters that the model does not have")

@@ -69,7 +69,13 @@ class Layout:
         return f"{'channels-last' if self.channels_last else 'contiguous'}, {self._why}"
 
     def load(self, channels_last: bool | None) -> None:
-        """Take the layout that a checkpoint's run had, unless one was asked for."""
+        """Take the layout that a checkpoint's run had, unless one was asked for.
+
+        Raises:
+            ValueError: the checkpoint's is no layout.
+        """
+        if not isinstance(channels_last, bool | None):
+            raise ValueError(f"channels_last cannot be {channels_last!r}")
         if channels_last is not None and not self._given:
             self.channels_last, self._why = channels_last, "as in the checkpoint"
         self._applied = False  # optimizer states may have come in another layout

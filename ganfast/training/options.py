@@ -112,7 +112,9 @@ def _has_type(value: Any, default: Any, known: Option) -> bool:
     if known.range:
         numbers = value if isinstance(default, tuple) else [value]
         types = (int,) if known.range.type is int else (int, float)
-        return isinstance(numbers, tuple | list) and all(type(n) in types for n in numbers)
+        count = len(default) if isinstance(default, tuple) else 1
+        sized = isinstance(numbers, tuple | list) and len(numbers) == count
+        return sized and all(type(n) in types for n in numbers)
     if known.choices:
         return isinstance(value, str | int)
     return isinstance(value, bool if isinstance(default, bool) or known.switch else str)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ganfast import models
 from ganfast.models import GAN
@@ -51,10 +52,9 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
             (gan.generator, weights),
             (gan.discriminator, state["discriminator"]),
         ):
-            dtypes = {name: value.dtype for name, value in network.state_dict().items()}
-            network.load_state_dict(saved, assign=True)
-            if dtypes != {name: value.dtype for name, value in network.state_dict().items()}:
-                raise ValueError("its weights have other dtypes")
+            if _described(saved) != _described(network.state_dict()):
+                raise ValueError("its weights have other names, shapes or dtypes")
+            network.to_empty(device="cpu").load_state_dict(saved)
     except MALFORMED as error:
         raise CheckpointError(
             f"{path} does not say how its models are built: {first_line(error)}"
@@ -62,3 +62,7 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
     for network in gan[:2]:
         network.eval().requires_grad_(False)
     return gan, state
+
+
+def _described(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

@@ -205,8 +205,8 @@ class PatchDiscriminator(nn.Sequential):
         return torch.cat([features.flatten(1) for features in out[1:]], 1)
 
 
-def nlayer_discriminator() -> nn.Module:
-    """Build VQGAN's NLayerDiscriminator."""
+def patch_discriminator() -> nn.Module:
+    """Build that of pix2pix, CycleGAN and VQGAN, which calls it NLayerDiscriminator."""
     layers: list[nn.Module] = [nn.Conv2d(3, 4, 4, 2, 1), nn.LeakyReLU(0.2, True)]
     for width, stride in ((4, 2), (8, 2), (16, 1)):
         layers += [nn.Conv2d(width, 2 * width, 4, stride, 1, bias=False)]
@@ -404,7 +404,7 @@ class _ResNetBlock(nn.Module):
         return x + self.conv_block(x)
 
 
-def patch_discriminator(ndf: int = 4) -> nn.Module:
+def instance_patch_discriminator(ndf: int = 4) -> nn.Module:
     """The 70x70 discriminator of CycleGAN and pix2pix."""
     layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2, True)]
     for inputs, outputs, stride in (
@@ -447,7 +447,7 @@ MODELS = {
     "conditional norm": Style(ConditionalNorm, (4, 3, 8, 8), 0, 0),
     "u-net": Style(lambda: UNetBlock(UNetBlock(UNetBlock()), True), (2, 3, 16, 16), 0, 1, 0, 1),
     "monai patch discriminator": Style(PatchDiscriminator, (2, 3, 32, 32), 2, 2),
-    "vqgan patch discriminator": Style(nlayer_discriminator, (2, 3, 32, 32), 3, 3),
+    "vqgan patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
     "nnu-net, batch norm": Style(
         lambda: nn.Sequential(ConvDropoutNormReLU(2, 3), ConvDropoutNormReLU(3, 3)),
         *((2, 2, 4, 4, 4), 0, 2, 0, 2),
@@ -464,7 +464,7 @@ MODELS = {
     "activation first": Style(activation_first, (4, 3, 12, 12), 1, 1, 2),
     "cyclegan generator": Style(cyclegan_generator, (2, 3, 16, 16), 5, 5),
     "pix2pixhd generator": Style(pix2pixhd_generator, (1, 3, 16, 16), 5, 5),
-    "patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
+    "patch discriminator": Style(instance_patch_discriminator, (2, 3, 32, 32), 3, 3),
     "nnu-net": Style(
         lambda: nn.Sequential(NNUNetBlock(2, 3), NNUNetBlock(3, 4)), (2, 2, 5, 4, 6), 0, 2, 0, 2
     ),
