@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ganfast import nn as fused_nn
+from ganfast.nn.batch_norm import fx_leaf
 
 __all__ = ["FusedActivation", "is_lost"]
 
@@ -61,7 +61,7 @@ class FusedActivation(nn.Identity):
         if is_lost(self):
             raise RuntimeError(_MESSAGE.format(activation=type(self.activation).__name__))
         if isinstance(input, Proxy):  # torch.fx traces the model: the slot keeps its name
-            return fused_nn.fx_leaf(self, input)
+            return fx_leaf(self, input)
         return input
 
     def extra_repr(self) -> str:
