@@ -1,6 +1,7 @@
 """The names that users import, with their signatures, as lines of text.
 
-``python tests/package/public_names.py > tests/package/public_names.txt`` records a change that is meant.
+``python tests/package/public_names.py > tests/package/public_names.txt`` records a change that is
+meant.
 """
 
 from __future__ import annotations
