@@ -15,6 +15,7 @@ EXAMPLES = {
     # Name: the package it needs, and how many pairs it fuses.
     "monai_patchgan": ("monai", "5 pairs and 1 loss fused"),
     "vqgan_discriminator": ("torch", "4 pairs and 0 losses fused"),
+    "cyclegan_blocks": ("torch", "10 pairs and 0 losses fused"),
     "ctgan_generator": ("ctgan", "2 pair(s) and 0 loss(es) fused"),
 }
 

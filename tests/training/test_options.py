@@ -57,7 +57,7 @@ def test_presets_override_fields_and_a_misspelt_one_raises(values):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("steps", 0, "steps must be a positive integer, got 0"),
+        ("steps", 0, r"steps must be a positive integer below 2\^31, got 0"),
         ("batch_size", -1, "batch_size must be a positive integer"),
         ("learning_rate", math.inf, "learning_rate must be a positive number, got inf"),
         ("betas", (0.5, 1.0), "betas must be at least 0 and below 1"),

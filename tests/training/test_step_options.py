@@ -276,8 +276,8 @@ def test_accumulation_keeps_one_part_in_memory():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"n_critic": 0}, "n_critic must be a positive integer, got 0"),
-        ({"accumulate": -1}, "accumulate must be a positive integer, got -1"),
+        ({"n_critic": 0}, r"n_critic must be a positive integer below 2\^31, got 0"),
+        ({"accumulate": -1}, r"accumulate must be a positive integer below 2\^31, got -1"),
         ({"clip_norm": 0.0}, "clip_norm must be a positive number, got 0.0"),
         ({"n_critic": 2, "accumulate": 3}, "n_critic=2 times accumulate=3 must divide the batch"),
     ],
