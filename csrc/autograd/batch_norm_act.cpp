@@ -135,6 +135,14 @@ std::tuple<Tensor, Tensor> record(const Tensor& x, const OptionalTensor& weight_
   return results;
 }
 
+// As torch: statistics are constants of the op, so a gradient for them would be lost.
+void refuse_gradient(const char* name, const OptionalTensor& buffer) {
+  TORCH_CHECK(!buffer || !compute_requires_grad(*buffer),
+              "batch_norm_act is not differentiable with "
+              "respect to ",
+              name, ": give ", name, ".detach()");
+}
+
 void bump_version(const OptionalTensor& buffer) {
   if (buffer && buffer->defined() && !buffer->is_inference()) {
     buffer->unsafeGetTensorImpl()->bump_version();
@@ -149,6 +157,8 @@ std::tuple<Tensor, Tensor> train(const Tensor& x, const OptionalTensor& weight,
                                  OptionalString activation, double negative_slope,
                                  std::string_view order, int64_t splits) {
   static const auto op = find<Train>("ganfast::batch_norm_act_train");
+  refuse_gradient("running_mean", running_mean);
+  refuse_gradient("running_var", running_var);
   bump_version(running_mean);
   bump_version(running_var);
   bump_version(num_batches_tracked);
@@ -164,6 +174,8 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x, const OptionalTensor& weigh
                                     OptionalString activation, double negative_slope,
                                     std::string_view order) {
   static const auto op = find<Evaluate>("ganfast::batch_norm_act_eval");
+  refuse_gradient("running_mean", running_mean);
+  refuse_gradient("running_var", running_var);
   return record(x, weight, bias, {eps, false, activation, negative_slope, order}, [&] {
     return op.call(x, weight, bias, running_mean, running_var, eps, activation, negative_slope,
                    order);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ eager_kernels: dict[str, Callable[..., Any]] = {}
 triton_kernels: dict[str, Callable[..., Any]] = {}
 """Likewise Triton's kernels, of the ops that have one."""
 
+_checked: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
+"""What puts an op's checks in front of a kernel of it."""
+
 filled_by_triton: set[str] = set()
 """The ops whose CUDA kernel is Triton's, because the extension brings none."""
 
@@ -30,24 +34,47 @@ def define(
     *,
     eager: Callable[..., Any],
     fake: Callable[..., Any],
+    check: Callable[[SimpleNamespace], None],
     triton: str | None = None,
 ) -> Callable[..., Any]:
     """Define the op ``ganfast::<schema>`` and return its overload, ready to call.
 
     The eager kernel is registered at CompositeExplicitAutograd, where it answers on every device
     and dtype until a faster kernel takes that device's own key. ``fake`` gives shapes, strides
-    and dtypes without data, as torch.compile and torch.export need. ``triton`` names a function as
-    "module:function"; the module, and Triton with it, is imported when it is first called.
+    and dtypes without data, as torch.compile and torch.export need. ``check`` is given the op's
+    arguments by their names before any Python kernel is, once they are known to be on one device,
+    and raises if they do not fit each other. ``triton`` names a function as "module:function"; the
+    module, and Triton with it, is imported when it is first called.
     """
     name = schema[: schema.index("(")]
     _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _definitions.impl(name, eager, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_definitions)
-    eager_kernels[name] = eager
-    if triton is not None:
-        triton_kernels[name] = _on_first_call(triton)
     overload: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
+    names = [argument.name for argument in overload._schema.arguments]  # type: ignore[attr-defined]
+    _checked[name] = functools.partial(_behind_checks, names, check)
+    eager_kernels[name] = _checked[name](eager)
+    _definitions.impl(name, eager_kernels[name], "CompositeExplicitAutograd")
+    # A tensor on `meta` beside others brings the call here; sizes are the kernel's to check.
+    on_one_device = _behind_checks(names, lambda arguments: None, fake)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", on_one_device, lib=_definitions)
+    if triton is not None:
+        triton_kernels[name] = _checked[name](_on_first_call(triton))
     return overload
+
+
+def _behind_checks(
+    names: list[str], check: Callable[[SimpleNamespace], None], kernel: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(kernel)
+    def checked(*arguments: Any) -> Any:
+        named = dict(zip(names, arguments, strict=True))
+        devices = {n: t.device for n, t in named.items() if isinstance(t, Tensor)}
+        if len(set(devices.values())) > 1:
+            found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {found}")
+        check(SimpleNamespace(**named))
+        return kernel(*arguments)
+
+    return checked
 
 
 def fill_with_triton() -> None:
@@ -80,20 +107,20 @@ def register_autograd(name: str, kernel: Callable[..., Any]) -> None:
     _definitions.impl(name, kernel, "Autograd")
 
 
-def differentiable_by(
-    formula: Callable[..., Any], *, otherwise: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return an autograd form of ``otherwise`` that runs ``formula`` where a gradient is wanted.
+def differentiate(name: str, *, by: Callable[..., Any]) -> None:
+    """Register an autograd form of an op that runs ``by`` if a gradient is wanted.
 
-    ``formula`` consists of torch's own differentiable operations; it serves the derivatives that
-    are too rare for a kernel.
+    ``by`` consists of torch's own differentiable operations; it serves the derivatives that are too
+    rare for a kernel.
     """
+    formula = _checked[name](by)
+    op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def kernel(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return formula(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return otherwise(*arguments)
+            return op(*arguments)
 
-    return kernel
+    register_autograd(name, kernel)

@@ -10,6 +10,16 @@
 namespace ganfast {
 namespace {
 
+// The statistics that a forward op saved for x, in one piece.
+Tensor checked_stats(const Tensor& stats, const Tensor& x, const OptionalTensor& weight,
+                     std::string_view order) {
+  check_input(x, 1, order);
+  check_stats(stats, x);
+  check_input(x, stats.size(0), order);
+  check_vector("weight", weight, x);
+  return stats.contiguous();
+}
+
 // The vectors that every backward kernel begins with.
 Call backward_call(const Plan& plan, const Tensor& stats, int64_t split) {
   Call c = plan.call();
@@ -18,16 +28,22 @@ Call backward_call(const Plan& plan, const Tensor& stats, int64_t split) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& x_any,
-                                            const std::optional<Tensor>& /*weight*/,
-                                            const Tensor& stats, double /*eps*/, bool training,
+                                            const std::optional<Tensor>& weight,
+                                            const Tensor& stats_any, double /*eps*/, bool training,
                                             std::optional<std::string_view> activation,
                                             double negative_slope, std::string_view order,
                                             bool need_dx, bool need_affine) {
+  const Tensor stats = checked_stats(stats_any, x_any, weight, order);
+  check_like_x("dy", dy_any, x_any);
   const Plan plan(x_any, stats.size(0), activation, negative_slope, order, /*inputs=*/2);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
   const Tensor dy = laid_out_like(x, dy_any, plan.format);
   Tensor dx = need_dx ? output_like(x) : at::empty({0}, x.options());
+  const int64_t affine_size = need_affine ? C : 0;
+  Tensor dweight = at::empty({affine_size}, stats.options());
+  Tensor dbias = at::empty({affine_size}, stats.options());
+  if (x.numel() == 0) return {dx, dweight.zero_(), dbias.zero_()};
   Sums sums(plan, 2);
   Vectors coefficients(plan, 2);
 
@@ -62,9 +78,6 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
     plan.for_each_part(map);
   }
 
-  const int64_t affine_size = need_affine ? C : 0;
-  Tensor dweight = at::empty({affine_size}, stats.options());
-  Tensor dbias = at::empty({affine_size}, stats.options());
   with_scalar(plan, [&](auto zero) {
     using S = decltype(zero);
     S* of_weight = static_cast<S*>(dweight.mutable_data_ptr());
@@ -89,16 +102,21 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
 std::tuple<Tensor, Tensor, Tensor> double_backward(
     const std::optional<Tensor>& ddx_any, const std::optional<Tensor>& ddweight,
     const std::optional<Tensor>& ddbias, const Tensor& dy_any, const Tensor& x_any,
-    const std::optional<Tensor>& /*weight*/, const Tensor& stats, double /*eps*/, bool training,
+    const std::optional<Tensor>& weight, const Tensor& stats_any, double /*eps*/, bool training,
     std::optional<std::string_view> activation, double negative_slope, std::string_view order) {
+  const Tensor stats = checked_stats(stats_any, x_any, weight, order);
+  check_like_x("dy", dy_any, x_any);
+  if (has(ddx_any)) check_like_x("ddx", *ddx_any, x_any);
+  check_vector("ddweight", ddweight, x_any);
+  check_vector("ddbias", ddbias, x_any);
   const Plan plan(x_any, stats.size(0), activation, negative_slope, order, /*inputs=*/3);
   const int64_t C = plan.channels;
   const Tensor x = x_any.contiguous(plan.format);
   const Tensor dy = laid_out_like(x, dy_any, plan.format);
-  const Tensor ddx =
-      ddx_any && ddx_any->defined() ? laid_out_like(x, *ddx_any, plan.format) : at::zeros_like(x);
+  const Tensor ddx = has(ddx_any) ? laid_out_like(x, *ddx_any, plan.format) : at::zeros_like(x);
   const Tensor p = vector_or(plan, ddweight, 0.0, x), q = vector_or(plan, ddbias, 0.0, x);
-  Tensor d_dy = output_like(x), d_x = output_like(x);
+  Tensor d_dy = output_like(x), d_x = output_like(x), d_weight = at::empty({C}, stats.options());
+  if (x.numel() == 0) return {d_dy.to(dy_any.scalar_type()), d_x, d_weight.zero_()};
   std::vector<double> d_weight_of_split(plan.splits * C);
   Sums sums(plan, 5);
   Vectors coefficients(plan, 5);
@@ -136,7 +154,6 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
   };
   sums_then_map(plan, sum_up, finish, map);
 
-  Tensor d_weight = at::empty({C}, stats.options());
   with_scalar(plan, [&](auto zero) {
     auto* out = static_cast<decltype(zero)*>(d_weight.mutable_data_ptr());
     for (int64_t c = 0; c < C; ++c) {
@@ -147,7 +164,6 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
       out[c] = sum;
     }
   });
-  if (plan.values == 0) d_weight.zero_();  // means of nothing are NaN
   return {d_dy.to(dy_any.scalar_type()), d_x, d_weight};
 }
 

@@ -11,25 +11,12 @@
 namespace ganfast {
 namespace {
 
-void check_vector(const char* name, const std::optional<Tensor>& vector, const Tensor& x) {
-  if (!vector || !vector->defined()) return;
-  TORCH_CHECK(vector->numel() == x.size(1), name, " should contain ", x.size(1), " elements not ",
-              vector->numel());
-  TORCH_CHECK(vector->device() == x.device(), name, " must be on ", x.device(),
-              " as the input is, got ", vector->device());
-  const at::ScalarType wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  TORCH_CHECK(vector->scalar_type() == wide || vector->scalar_type() == x.scalar_type(),
-              "mixed dtype: expected ", name, " to have scalar type ", toString(wide), " or ",
-              toString(x.scalar_type()), " for an input of ", toString(x.scalar_type()), ", got ",
-              toString(vector->scalar_type()));
-}
-
 // Moves running_mean or running_var towards the batch's. Chunk after chunk, stored in between, so
 // that the bits are those of separate calls.
 void update_running(const Plan& plan, const std::optional<Tensor>& running,
                     const std::vector<double>& batch, const std::vector<double>& steps,
                     double correction) {
-  if (!running || !running->defined()) return;
+  if (!has(running)) return;
   const bool in_place = running->scalar_type() == plan.arithmetic && running->is_contiguous();
   for (int64_t split = 0; split < plan.splits; ++split) {
     const Tensor values = in_place ? *running : running->to(plan.arithmetic).contiguous();
@@ -53,10 +40,10 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
                                  std::optional<double> momentum, double eps,
                                  std::optional<std::string_view> activation, double negative_slope,
                                  std::string_view order, int64_t splits) {
+  check_input(x_any, splits, order);
   check_vector("weight", weight, x_any);
   check_vector("bias", bias, x_any);
-  check_vector("running_mean", running_mean, x_any);
-  check_vector("running_var", running_var, x_any);
+  check_buffers(x_any, weight, bias, running_mean, running_var, num_batches_tracked, momentum);
   const Plan plan(x_any, splits, activation, negative_slope, order, /*inputs=*/1);
   const int64_t C = plan.channels;
   const double M = static_cast<double>(plan.values);
@@ -64,6 +51,12 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
   Tensor y = output_like(x);
   Tensor stats = at::empty({splits, 4, C}, x.options().dtype(plan.arithmetic));
   const Tensor w = vector_or(plan, weight, 1.0, x), b = vector_or(plan, bias, 0.0, x);
+  if (x.numel() == 0) {  // torch counts an empty batch but learns nothing from it
+    if (has(num_batches_tracked)) *num_batches_tracked->mutable_data_ptr<int64_t>() += splits;
+    stats.zero_();  // 0 / 0 would come out of backward as a gradient of NaN
+    stats.select(1, row_shift).copy_(b);
+    return {y, stats};
+  }
   std::vector<double> means(splits * C), vars(splits * C);
   Sums sums(plan, 2);
   Vectors centers(plan, 1);
@@ -108,29 +101,23 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const std::optional<Tensor
     plan.kernels->forward_map(c, plan.range(block, part));
   };
 
-  if (plan.values > 0 && plan.parts > 1) {
+  if (plan.parts > 1) {
     at::parallel_for(0, splits * plan.blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) guess(i / plan.blocks, i % plan.blocks);
     });
   }
   sums_then_map(plan, sum_up, finish, map);
-  if (plan.values == 0) {  // 0 / 0 would come out of backward as a gradient of NaN
-    stats.zero_();
-    stats.select(1, row_shift).copy_(b);
-  }
 
   std::vector<double> steps(splits, momentum.value_or(0.0));
-  if (num_batches_tracked && num_batches_tracked->defined()) {
+  if (has(num_batches_tracked)) {
     int64_t* count = num_batches_tracked->mutable_data_ptr<int64_t>();
     for (int64_t split = 0; split < splits; ++split) {
       *count += 1;
       if (!momentum) steps[split] = 1.0 / static_cast<double>(*count);
     }
   }
-  if (plan.values > 0) {  // torch counts an empty batch but learns nothing from it
-    update_running(plan, running_mean, means, steps, 1.0);
-    update_running(plan, running_var, vars, steps, M / (M - 1));
-  }
+  update_running(plan, running_mean, means, steps, 1.0);
+  update_running(plan, running_var, vars, steps, M / (M - 1));
   return {y, stats};
 }
 
@@ -139,6 +126,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const std::optional<Ten
                                     const Tensor& running_var, double eps,
                                     std::optional<std::string_view> activation,
                                     double negative_slope, std::string_view order) {
+  check_input(x_any, 1, order);
   check_vector("weight", weight, x_any);
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);

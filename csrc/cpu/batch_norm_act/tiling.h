@@ -13,12 +13,11 @@
 #include <string_view>
 #include <vector>
 
+#include "common/checks.h"
 #include "cpu/batch_norm_act/kernels.h"
 #include "cpu/dispatch.h"
 
 namespace ganfast {
-
-using at::Tensor;
 
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
@@ -47,15 +46,13 @@ struct Plan {
   Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> name, double slope,
        std::string_view order, int64_t inputs)
       : format(x.suggest_memory_format()),
-        arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+        arithmetic(arithmetic_type(x)),
         splits(splits_),
         channels(x.size(1)),
         values(x.numel() == 0 ? 0 : x.numel() / (channels * splits)),
         element_size(static_cast<int64_t>(x.element_size())),
         activation(parse_activation(name)),
         negative_slope(slope) {
-    TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
-                x.size(0), ", got ", splits);
     const int64_t images = x.size(0) / splits;
     const int64_t all_positions = images == 0 ? 0 : values / images;
     const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
@@ -216,7 +213,7 @@ void with_scalar(const Plan& plan, const F& f) {
 // usual one is taken as it is: a dispatched conversion costs more than a small layer's arithmetic.
 inline Tensor vector_or(const Plan& plan, const std::optional<Tensor>& vector, double standard,
                         const Tensor& x) {
-  if (!vector || !vector->defined()) {
+  if (!has(vector)) {
     return at::full({plan.channels}, standard, x.options().dtype(plan.arithmetic));
   }
   if (vector->scalar_type() == plan.arithmetic && vector->is_contiguous()) return *vector;

@@ -11,15 +11,12 @@
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
 Loss parse_kind(std::string_view kind) {
   if (kind == "probabilities") return Loss::probabilities;
   if (kind == "logits") return Loss::logits;
   if (kind == "squared") return Loss::squared;
   if (kind == "hinge") return Loss::hinge;
-  TORCH_CHECK(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
+  TORCH_CHECK_VALUE(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
   return Loss::linear;
 }
 
@@ -56,12 +53,9 @@ Tensor contiguous(const Tensor& x) { return x.contiguous(x.suggest_memory_format
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const OptionalTensor& fake_any,
                                            std::string_view kind, double real_label,
                                            double fake_label, int64_t splits) {
+  check_scores(real_any, fake_any, splits);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
-  TORCH_CHECK(!fake.defined() ||
-                  (fake.scalar_type() == real.scalar_type() && fake.device() == real.device()),
-              "real and fake scores must agree in dtype and device, got ", real.scalar_type(),
-              " on ", real.device(), " and ", fake.scalar_type(), " on ", fake.device());
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const LossKernels& kernels = kernels_for(real, kind);
   const at::ScalarType type = arithmetic_type(real);
   const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
@@ -85,8 +79,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
                                     const OptionalTensor& fake_any, std::string_view kind,
                                     double real_label, double fake_label, int64_t splits,
                                     bool need_real, bool need_fake) {
+  check_scores(real_any, fake_any, splits);
+  check_scalar("dloss", dloss, real_any);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const LossKernels& kernels = kernels_for(real, kind);
   const auto gradient_of = [&](const Tensor& x, bool needed) {
     return needed && x.defined() ? output_like(x) : at::empty({0}, real.options());

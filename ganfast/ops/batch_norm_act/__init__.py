@@ -47,6 +47,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.ops import registry
+from ganfast.ops.batch_norm_act import arguments as checks
 from ganfast.ops.batch_norm_act import reference
 from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 
@@ -134,6 +135,7 @@ train = registry.define(
     " str? activation, float negative_slope, str order, int splits) -> (Tensor y, Tensor stats)",
     eager=reference.train,
     fake=_fake_train,
+    check=checks.check_train,
     triton="ganfast.ops.batch_norm_act.triton:train",
 )
 # Evaluation is an op of its own because it changes nothing: an exported or compiled model then
@@ -144,6 +146,7 @@ evaluate = registry.define(
     " -> (Tensor y, Tensor stats)",
     eager=reference.evaluate,
     fake=_fake_eval,
+    check=checks.check_eval,
     triton="ganfast.ops.batch_norm_act.triton:evaluate",
 )
 # Gradients that nobody asked for come back with no elements.
@@ -153,6 +156,7 @@ backward = registry.define(
     " bool need_affine) -> (Tensor dx, Tensor dweight, Tensor dbias)",
     eager=reference.backward,
     fake=_fake_backward,
+    check=checks.check_backward,
     triton="ganfast.ops.batch_norm_act.triton:backward",
 )
 double_backward = registry.define(
@@ -161,6 +165,7 @@ double_backward = registry.define(
     " float negative_slope, str order) -> (Tensor d_dy, Tensor d_x, Tensor d_weight)",
     eager=reference.double_backward,
     fake=_fake_double_backward,
+    check=checks.check_double_backward,
     triton="ganfast.ops.batch_norm_act.triton:double_backward",
 )
 
@@ -234,6 +239,15 @@ class _Backward(torch.autograd.Function):
         return (d_dy, d_x, d_weight if ctx.needs_input_grad[2] else None, *rest)
 
 
+def _refuse_gradients(**running: Tensor | None) -> None:
+    """Raise as torch does: statistics are constants of the op, a gradient would be lost."""
+    for name, buffer in running.items():
+        if buffer is not None and buffer.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"batch_norm_act is not differentiable with respect to {name}: give {name}.detach()"
+            )
+
+
 def _train_autograd(
     x: Tensor,
     weight: Tensor | None,
@@ -245,6 +259,7 @@ def _train_autograd(
     eps: float,
     *shape_and_splits: Any,
 ) -> Any:
+    _refuse_gradients(running_mean=running_mean, running_var=running_var)
     buffers = (running_mean, running_var, num_batches_tracked)
     for buffer in buffers:
         if buffer is not None:  # as torch's own in-place update would
@@ -262,17 +277,15 @@ def _eval_autograd(
     eps: float,
     *shape_of_op: Any,
 ) -> Any:
+    _refuse_gradients(running_mean=running_mean, running_var=running_var)
     arguments = (running_mean, running_var, eps, *shape_of_op)
     return _Forward.apply(x, weight, bias, evaluate, arguments, eps, shape_of_op)
 
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "batch_norm_act_double_backward",
-        registry.differentiable_by(
-            reference.double_backward_differentiable, otherwise=double_backward
-        ),
+    registry.differentiate(
+        "batch_norm_act_double_backward", by=reference.double_backward_differentiable
     )
     if python_autograd:
         registry.register_autograd("batch_norm_act_train", _train_autograd)

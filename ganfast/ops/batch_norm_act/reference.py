@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.activations import ACTIVATIONS
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype, check_vectors
+from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 
 
 def train(
@@ -30,24 +30,24 @@ def train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, splits)
     if order == "act_norm":
         u = act(u, negative_slope)
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
-    if x.numel() == 0:  # a gradient of 0, not of NaN
-        stats[:, 1:3] = 0
-    values = x.numel() // max(1, x.shape[1] * splits)
+    if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+        stats[:, 1:3] = 0  # a gradient of 0, not of NaN
+        if num_batches_tracked is not None:
+            num_batches_tracked.add_(splits)
+        return torch.empty_like(x, memory_format=suggest_memory_format(x)), stats
+    values = x.numel() // (x.shape[1] * splits)
     correction = values / (values - 1) if values > 1 else math.nan
     for chunk in range(splits):
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
-        if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
-            continue
         if momentum is None:
-            assert num_batches_tracked is not None  # functional.batch_norm_act has checked
+            assert num_batches_tracked is not None  # check_train has seen to it
             step: Tensor | float = num_batches_tracked.to(u.dtype).reciprocal()
         else:
             step = momentum
@@ -69,7 +69,6 @@ def evaluate(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
     mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
     act = ACTIVATIONS[activation].apply
@@ -254,13 +253,13 @@ def _double_backward(
 def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     # Contiguous: torch's channels-last backward reads another weight than that of a strided vector
     # (seen with torch 2.15 on inputs of shape (N, C, 1)).
-    return None if vector is None else vector.to(dtype).contiguous()
+    return None if vector is None else vector.to(dtype).flatten().contiguous()
 
 
 def _follow(running: Tensor | None, batch: Tensor, step: Tensor | float) -> None:
     """Move a running statistic towards this batch's, in the batch's precision."""
     if running is not None:
-        running.copy_((1 - step) * running.to(batch.dtype) + step * batch)
+        running.copy_((1 - step) * running.to(batch.dtype) + step * batch.view_as(running))
 
 
 def _moments(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from ganfast.ops import loss_arguments as checks
 from ganfast.ops import registry
 from ganfast.ops.binary_cross_entropy import eager
 
@@ -76,6 +77,7 @@ forward = registry.define(
     " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.forward,
     fake=_fake,
+    check=checks.check_cross_entropy,
     triton="ganfast.ops.binary_cross_entropy.triton:forward",
 )
 backward = registry.define(
@@ -83,6 +85,7 @@ backward = registry.define(
     " Tensor? weight, Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.backward,
     fake=_fake_backward,
+    check=checks.check_cross_entropy_backward,
     triton="ganfast.ops.binary_cross_entropy.triton:backward",
 )
 target_backward = registry.define(
@@ -90,6 +93,7 @@ target_backward = registry.define(
     " Tensor? pos_weight, bool from_logits, str reduction) -> Tensor",
     eager=eager.target_backward,
     fake=_fake_target_backward,
+    check=checks.check_cross_entropy_backward,
 )
 
 
@@ -125,13 +129,7 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "binary_cross_entropy_backward",
-        registry.differentiable_by(eager.backward, otherwise=backward),
-    )
-    registry.register_autograd(
-        "binary_cross_entropy_target_backward",
-        registry.differentiable_by(eager.target_backward, otherwise=target_backward),
-    )
+    registry.differentiate("binary_cross_entropy_backward", by=eager.backward)
+    registry.differentiate("binary_cross_entropy_target_backward", by=eager.target_backward)
     if python_autograd:
         registry.register_autograd("binary_cross_entropy", _Forward.apply)

@@ -81,8 +81,6 @@ def target_backward(
 
 
 def _wide(x: Tensor) -> torch.dtype:
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"binary_cross_entropy" not implemented for {x.dtype}')
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -86,17 +86,11 @@ def _prepared(
     from_logits: bool,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the operands in one order of memory, and the kernels' constants."""
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"binary_cross_entropy" not implemented for {x.dtype}')
     memory_format = suggest_memory_format(x)
-    ordered: list[Tensor | None] = []
-    for name, tensor in (("target", target), ("weight", weight), ("pos_weight", pos_weight)):
-        if tensor is not None and tensor.shape != x.shape:
-            raise RuntimeError(
-                f"{name} must have the shape of x, {tuple(x.shape)}, got {tuple(tensor.shape)}"
-            )
-        in_order = None if tensor is None else tensor.contiguous(memory_format=memory_format)
-        ordered.append(in_order)
+    ordered = [
+        None if tensor is None else tensor.contiguous(memory_format=memory_format)
+        for tensor in (target, weight, pos_weight)
+    ]
     x = x.contiguous(memory_format=memory_format)
     constants = score_constants(x, "logits" if from_logits else "probabilities")
     return (x, ordered[0], label, *ordered[1:]), constants

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from ganfast.ops import loss_arguments as checks
 from ganfast.ops import registry
 from ganfast.ops.gan_loss import eager
 
@@ -75,6 +76,7 @@ forward = registry.define(
     " -> (Tensor loss, Tensor real_score, Tensor fake_score)",
     eager=eager.forward,
     fake=_fake_forward,
+    check=checks.check_gan_loss,
     triton="ganfast.ops.gan_loss.triton:forward",
 )
 # Gradients that nobody asked for come back with no elements.
@@ -84,6 +86,7 @@ backward = registry.define(
     " -> (Tensor dreal, Tensor dfake)",
     eager=eager.backward,
     fake=_fake_backward,
+    check=checks.check_gan_loss_backward,
     triton="ganfast.ops.gan_loss.triton:backward",
 )
 
@@ -115,8 +118,6 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "gan_loss_backward", registry.differentiable_by(eager.backward, otherwise=backward)
-    )
+    registry.differentiate("gan_loss_backward", by=eager.backward)
     if python_autograd:
         registry.register_autograd("gan_loss", _Forward.apply)

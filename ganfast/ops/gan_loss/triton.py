@@ -96,18 +96,11 @@ def backward(
 
 
 def _scores(real: Tensor, fake: Tensor | None, splits: int) -> _Scores:
-    if not real.is_floating_point():
-        raise NotImplementedError(f'"gan_loss" not implemented for {real.dtype}')
     real = real.contiguous(memory_format=suggest_memory_format(real))
     n = real.numel() // splits
     if splits == 2:
         return _Scores(real, real, n, n, n, True)
     if fake is None:
         return _Scores(real, real, n, 0, 0, False)
-    if fake.dtype != real.dtype or fake.device != real.device:
-        raise RuntimeError(
-            "real and fake scores must agree in dtype and device, got "
-            f"{real.dtype} on {real.device} and {fake.dtype} on {fake.device}"
-        )
     fake = fake.contiguous(memory_format=suggest_memory_format(fake))
     return _Scores(real, fake, n, fake.numel(), 0, True)
