@@ -80,7 +80,7 @@ def _on_gpu(out: Path) -> list[Part]:
         environment = {"GANFAST_REQUIRE": f"{require},cuda", "OMP_NUM_THREADS": "1"}
         return Part(name, command, limit_s, True, environment, least_s=30)
 
-    sanitize = ["sh", "tests/sanitize_cuda.sh"]
+    sanitize = ["sh", "tests/emulator/sanitize_cuda.sh"]
     return [
         Part("build", _python("benchmarks/gpu_build.py"), 240, counts=True),
         Part("machine", _python("-m", "ganfast", "info"), 90),
@@ -112,7 +112,7 @@ def _on_cpu(out: Path) -> list[Part]:
         Part("machine", _python("-m", "ganfast", "info"), 90),
         Part("verify-eager", verify, 90, counts=True),
         Part("float32", [*bench, "ops", *common, "--shapes", "4x8x4x4"], 40),
-        Part("tests-native", [*tests, "tests/test_gan_loss.py"], 120, counts=True),
+        Part("tests-native", [*tests, "tests/ops/test_gan_loss.py"], 120, counts=True),
         Part("losses", [*bench, "losses", *common, "--shapes", "64"], 40),
         Part("overhead", [*bench, "overhead", *common], 40),
     ]

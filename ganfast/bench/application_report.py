@@ -1,4 +1,4 @@
-"""Render README's tables of the applications from their records."""
+"""Render the tables of the applications from their records."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 from ganfast.applications.records import Record
 
-__all__ = ["render_applications"]
+__all__ = ["application_tables"]
 
-BEGIN = "<!-- applications: python -m ganfast.bench.report -->\n"
-END = "<!-- end of applications -->\n"
 MEASURED = {
     "classify": "Test accuracy after the last update, ± deviation over the seeds",
     "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference "
@@ -22,23 +20,19 @@ MEASURED = {
 MEAN = "mean"
 
 
-def render_applications(text: str, folder: Path) -> str:
-    """Return a README's text with the tables of a folder of records between its two marks.
+def application_tables(folder: Path) -> str:
+    """Return the tables of a folder of records, in Markdown.
 
     Raises:
-        ValueError: the marks are missing, or a file is no record.
+        ValueError: a file is no record.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the text has no lines {BEGIN.strip()!r} and {END.strip()!r}")
     records = {path: Record.load(path) for path in sorted(folder.glob("*.json"), key=_natural)}
     texts = []
     for application, measured in MEASURED.items():
         sections = [_section(p, r) for p, r in records.items() if r.application == application]
         if sections:
             texts += [f"\n**`ganfast {application}`**. {measured}.\n", *sections]
-    return head + begin + "".join(texts) + end + tail
+    return "".join(texts)
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
@@ -60,7 +54,7 @@ def _section(path: Path, record: Record) -> str:
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
         f"\n`{record.command}`: {record.seconds / 60:.0f} minutes on {where}, {machine['date']} "
-        f"([record](benchmarks/results/applications/{path.name}))\n\n{lines}\n"
+        f"([record](../benchmarks/results/applications/{path.name}))\n\n{lines}\n"
     )
 
 

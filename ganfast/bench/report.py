@@ -1,4 +1,4 @@
-"""Render README's tables, and pictures, from benchmarks/results."""
+"""Render the tables of README and docs, and the pictures, from benchmarks/results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ganfast.bench.application_report import render_applications
+from ganfast.bench.application_report import application_tables
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean, read
 
-__all__ = ["draw", "main", "render", "tables"]
+__all__ = ["draw", "headline", "main", "render", "tables"]
 
-BEGIN, END = "<!-- measured: python -m ganfast.bench.report -->\n", "<!-- end of measured -->\n"
+COMMAND = "python -m ganfast.bench.report"
+MARKS = {
+    name: (f"<!-- {name}: {COMMAND} -->\n", f"<!-- end of {name} -->\n")
+    for name in ("headline", "measured", "applications")
+}
+"""The lines between which a text has what is rendered."""
 TITLES = {
     "ops": "BatchNorm + LeakyReLU",
     "losses": "BCE",
@@ -26,17 +31,51 @@ TAKEN = ("peak MB", "eager's peak MB", "ours over eager's", "kernels", "eager's 
 """Columns of whole steps, each only where a file of results says something there."""
 
 
-def render(text: str, results: Path) -> str:
-    """Return a README's text with the tables of a folder of results between its two marks.
+def render(text: str, name: str, rendered: str) -> str:
+    """Return a text with what was rendered between the two marks of a name of ``MARKS``.
 
     Raises:
         ValueError: the marks are missing.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = MARKS[name]
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the text has no lines {BEGIN.strip()!r} and {END.strip()!r}")
-    return head + begin + tables(results) + end + tail
+        raise ValueError(f"the text has no lines {first.strip()!r} and {last.strip()!r}")
+    return head + begin + rendered + end + tail
+
+
+def documents(root: Path) -> dict[Path, str]:
+    """Return the text that each document of the repository should have."""
+    results = root / "benchmarks" / "results"
+    parts = {
+        "README.md": ("headline", headline(results)),
+        "docs/performance.md": ("measured", tables(results)),
+        "docs/applications.md": ("applications", application_tables(results / "applications")),
+    }
+    return {root / name: render((root / name).read_text(), *part) for name, part in parts.items()}
+
+
+HEADLINE = {
+    "BatchNorm + LeakyReLU, float32": ("ops", "float32", "forward+backward"),
+    "channels-last": ("ops", "float32 channels-last", "forward+backward"),
+    "bfloat16": ("ops", "bfloat16", "forward+backward"),
+    "gradient of the gradient, float32": ("ops", "float32", "double backward"),
+    "discriminator's BCE loss": ("losses", "discriminator loss", "forward+backward"),
+}
+"""The rows of README's table."""
+
+
+def headline(folder: Path) -> str:
+    """Return the table of speedups over torch's own layers, a column for each file of results."""
+    files = [read(path) for path in sorted(folder.glob("*.jsonl"), reverse=True)]
+    names = [_machine(results[0]) for results in files]
+    rows = [["speedup over torch, forward and backward", *names], ["---", *["---:"] * len(names)]]
+    for title, key in HEADLINE.items():
+        groups = [[r for r in rs if (r.suite, r.variant, r.passes) == key] for rs in files]
+        rows.append([title, *(_ratios(group, "eager") for group in groups)])
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{lines}\n\nGeometric mean over DCGAN's shapes, in brackets the smallest.\n"
 
 
 def tables(folder: Path) -> str:
@@ -75,14 +114,14 @@ def digest(path: Path) -> str:
 
 
 def main() -> None:
-    """Write the tables into README.md and the pictures beside the results."""
+    """Write the tables into README and docs, and the pictures beside the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository's folder")
     root: Path = parser.parse_args().root
-    readme, folder = root / "README.md", root / "benchmarks" / "results"
+    folder = root / "benchmarks" / "results"
     try:
-        text = render(readme.read_text(), folder)
-        readme.write_text(render_applications(text, folder / "applications"))
+        for path, text in documents(root).items():
+            path.write_text(text)
         for path in draw(folder, folder):
             print(path)
     except (OSError, ValueError) as error:
@@ -101,8 +140,8 @@ def _caption(name: str, results: Sequence[Result]) -> str:
     versions = sorted({f"torch {m['torch']}, commit {m['commit']}" for m in machines})
     return (
         f"**{_machine(results[0])}**, {'; '.join(versions)}, {' to '.join(dates)}. "
-        "Times of others over those of ganfast: geometric mean over the shapes, and the least. "
-        f"Every case: [{name}.jsonl](benchmarks/results/{name}.jsonl)."
+        "Speedups: geometric mean over the shapes, and the smallest. "
+        f"Every case: [{name}.jsonl](../benchmarks/results/{name}.jsonl)."
     )
 
 

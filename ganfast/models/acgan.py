@@ -84,8 +84,9 @@ def acgan(
         >>> from ganfast.models import acgan
         >>> gan = acgan(image_size=16, width=8, classes=3)
         >>> images = gan.generator(torch.randn(2, *gan.latent), torch.tensor([0, 2]))
-        >>> [scores.shape for scores in gan.discriminator(images)]
-        [torch.Size([2]), torch.Size([2, 3])]
+        >>> scores, logits = gan.discriminator(images)
+        >>> logits.shape
+        torch.Size([2, 3])
     """
     check_image_size("acgan", image_size, IMAGE_SIZES)
     check_channels("acgan", channels)

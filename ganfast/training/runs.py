@@ -36,7 +36,8 @@ def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
         model = state["configuration"]["model"]
         gan = models.build(model["name"], **model["options"])
         average = state["step_state"]["average"]
-        gan.generator.load_state_dict(state["generator"] if average is None else average)
+        weights = state["generator"] if average is None else average["generator"]
+        gan.generator.load_state_dict(weights)
         gan.discriminator.load_state_dict(state["discriminator"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not say how its models are built: {error}") from error

@@ -61,8 +61,8 @@ class GANStep:
             is faster: on GPUs with "bf16" and "fp16".
         capture: "auto" replays the whole step as one CUDA graph where that is possible; "always"
             raises where it is not; "never".
-        ema: decay of an average of the generator's weights, kept in ``self.average``; None for
-            none.
+        ema: decay of an average of the generator's weights, a :class:`WeightAverage` kept in
+            ``self.average``; None for none.
         penalty: weight of the gradient penalty (Gulrajani et al. 2017, equation 3), 0 for none.
         r1: weight gamma of the penalty on the gradient at real images (Mescheder et al. 2018,
             equation 9), 0 for none.
@@ -159,7 +159,7 @@ class GANStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the step itself remembers: the scaler and the average."""
-        average = None if self.average is None else self.average.generator.state_dict()
+        average = None if self.average is None else self.average.state_dict()
         return {"scaler": self.scaler.state_dict(), "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ class GANStep:
             raise ValueError("the state has an average of weights and this step not, or conversely")
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.generator.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
 
     def update(self, real: Tensor) -> StepResult:
         """Take one step, uncaptured."""

@@ -1,0 +1,335 @@
+"""Break each formula of the kernels in one place at a time, and see a test turn red each time.
+
+Usage::
+
+    python tests/package/mutation.py                  # every backend that can be built
+    python tests/package/mutation.py --backend eager  # seconds a mutation; the others compile
+    python tests/package/mutation.py --only eps slope # by name, of those that --list shows
+
+Works in a temporary copy of the repository. The native extension is compiled there with less
+optimisation, for one instruction set; the CUDA kernels run in the tests' emulator. The exit
+code is 1 where a mutation survives its tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from extension_copy import ROOT, Extension, copy_repository
+
+_run = partial(subprocess.run, capture_output=True, text=True)
+TIME_LIMIT = 600  # seconds, for one run of the tests; a mutated loop may not end
+USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
+
+# A file and the tests of it, then its mutations: name | old text, which must occur once | new text.
+TABLE = r"""
+ganfast/activations.py: batch_norm_act
+slope | torch.nn.functional.leaky_relu, | lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
+NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
+mask at zero, relu | torch.ops.aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
+mask at zero, leaky_relu | leaky_relu_backward.default(dy, z, slope | leaky_relu_backward.default(dy, z + 1e-30, slope
+ganfast/ops/batch_norm_act/reference.py: batch_norm_act
+eps | rstd = (var + eps).rsqrt() | rstd = (var + 2 * eps).rsqrt()
+M/(M-1) | correction * var[chunk] | var[chunk]
+rest of the mean | shift = b - rest * scale | shift = b.expand_as(scale)
+momentum | (1 - step) * running.to(batch.dtype) + step | step * running.to(batch.dtype) + (1 - step)
+momentum None | num_batches_tracked.to(u.dtype).reciprocal() | (num_batches_tracked + 1).to(u.dtype).reciprocal()
+splits order | t.reshape(splits, images, channels, positions) | t.reshape(images, splits, channels, positions).transpose(0, 1)
+mask of backward | gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope) | gate(g, (xs - mean) * scale, negative_slope)
+mean of d_dy | (v - mean_v - h * mean_vh) + p * h | (v - h * mean_vh) + p * h
+last term of d_x | (mean_eh + w * rstd * s / count) | mean_eh
+statistics of the third derivative | live_mean.reshape(scale.shape), (var + eps).rsqrt() | live_mean.reshape(scale.shape), rstd
+ganfast/ops/binary_cross_entropy/eager.py: binary_cross_entropy
+label | torch.full_like(u, label) | torch.full_like(u, float(label > 0.5))
+pos_weight | u.sigmoid() * (positive + (1 - t)) | u.sigmoid()
+smallest denominator | SMALLEST_DENOMINATOR = 9.999999960041972e-13 | SMALLEST_DENOMINATOR = 1e-12
+factor 1/n | dy = dy / x.numel() | dy = dy / x.shape[-1]
+weight | else dy * weight.to(dy.dtype) | else dy
+log clamp of the target | (-u).log1p() - u.log() | (-u).log1p().clamp_min(-100) - u.log().clamp_min(-100)
+ganfast/ops/gan_loss/eager.py: gan_loss
+label | _loss(second, kind, fake_label) | _loss(second, kind, 1 - real_label)
+score | (x.sigmoid() if kind == "logits" else x) | x
+splits order | (real_label, fake_label), strict | (fake_label, real_label), strict
+hinge corner | (1 - label * u <= 0) | (1 - label * u < 0)
+NaN at the hinge | (1 - label * u <= 0).logical_not() | (1 - label * u > 0)
+factor 1/n | slope * (dloss / x.numel() | slope * (dloss / x.shape[-1]
+csrc/common/activation.h: batch_norm_act
+slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
+mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
+mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
+csrc/common/pointwise.h: batch_norm_act
+mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
+csrc/cpu/batch_norm_act/loops.h: batch_norm_act
+missing tail of planes | if (rest != 0 && whole != 0) { | if (rest > 1 && whole != 0) {
+missing tail of short planes | } else if (rest != 0) { | } else if (rest > 1) {
+lanes counted twice | {L - rest, L} | {0, L}
+missing tail of channels, sums | sum.some(at, (r + i) * C + c, {0, count}, k) | sum.some(at, (r + i) * C + c, {0, count - 1}, k)
+missing tail of channels, y | action.some(at, (r + i) * C + c, {0, count}, k) | action.some(at, (r + i) * C + c, {0, count - 1}, k)
+runs in float | constexpr int64_t run_length = 32; | constexpr int64_t run_length = 1 << 20;
+csrc/cpu/batch_norm_act/kernels_impl.h: batch_norm_act
+eps | (var < 0 ? 0 : var) + k.eps | (var < 0 ? 0 : var) + 2 * k.eps
+rest of the mean | bias - rest * scale | bias
+told relu's mask at zero | ~(z <= V{}) | ~(z < V{})
+eps in evaluation | __builtin_sqrt(var[c] + k.eps) | __builtin_sqrt(var[c])
+far guess | trusted_distance = 3.0 | trusted_distance = 3e30
+guess not finite | return mean - mean == 0 ? mean : 0; | return mean;
+mean of d_dy | q[c] - scale[c] * mean_v) | q[c])
+last term of d_x | (mean_eh + scale[c] * s * per_value) | mean_eh
+ddbias in evaluation | factors[C + c] = q[c]; | factors[C + c] = 0;
+csrc/cpu/batch_norm_act/tiling.h: batch_norm_act
+parts of a sum | total[i + c] += more[i + c] | total[i + c] = more[i + c]
+csrc/cpu/batch_norm_act/forward.cpp: batch_norm_act
+M/(M-1) | steps, M / (M - 1)) | steps, 1.0)
+momentum | (1 - step) * value[c] + step | step * value[c] + (1 - step)
+momentum None | 1.0 / static_cast<double>(*count) | 1.0 / static_cast<double>(*count + 1)
+splits order | step = steps[split]; | step = steps[plan.splits - 1 - split];
+csrc/cpu/batch_norm_act/backward.cpp: batch_norm_act
+splits in dbias | both[C + c] += total[c] | both[C + c] = total[c]
+csrc/common/loss_math.h: binary_cross_entropy gan_loss
+log clamp | Math::at_least(Math::log_of(x), -100.0) | Math::at_least(Math::log_of(x), -99.0)
+pos_weight | ((p - 1.0f) * t + 1.0f) | (p + 0.0f * t)
+smallest denominator | 1e-12f) | 1e-12)
+hinge corner | 1.0f - t * x <= 0.0f ? V{} : -t | 1.0f - t * x < 0.0f ? V{} : -t
+score | return sigmoid_given(x, Math::exp_of_nonpositive(Math::minus_abs(x))); | return x;
+csrc/cpu/simd_math.h: binary_cross_entropy gan_loss
+coefficient of exp | 0.1666657703f | 0.1666f
+log of a subnormal | FloatVec{} - 23.0f | FloatVec{} - 22.0f
+rounding in log(1 - x) | return log_of(u) + (u == 0.0f ? FloatVec{} : lost / u); | return log_of(u);
+csrc/cpu/losses/kernels_impl.h: binary_cross_entropy gan_loss
+missing tail | keep<T>(o.loss(), 0, count) | keep<T>(o.loss(), 0, count - 1)
+weight | return plain ? y : y * w; | return y;
+runs in float | constexpr int64_t loss_run = 32; | constexpr int64_t loss_run = 1 << 20;
+csrc/cpu/losses/tiling.h: binary_cross_entropy gan_loss
+parts of the score | total[1] += part.sums[1] | total[1] = part.sums[1]
+csrc/cpu/losses/binary_cross_entropy.cpp: binary_cross_entropy
+label | call.label = label; | call.label = label > 0.5;
+factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<double>(n)
+csrc/cuda/batch_norm_act/finish.cuh: cuda
+eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
+M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
+splits order | call.at.splits + split + 1 | call.at.splits + 1
+mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
+rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
+csrc/cuda/batch_norm_act/two_pass.cuh: cuda
+merge of chunks | n * distance * distance; | 0;
+csrc/cuda/batch_norm_act/single_pass.cuh: cuda
+merge of a cluster | told[r][1] + n_r * distance * distance | told[r][1]
+slice of a cluster | item * part.step + part.thread; | item * part.step;
+csrc/cuda/batch_norm_act/loops.cuh: cuda
+missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
+csrc/cuda/block_sum.cuh: cuda
+last warp | warp < warps; ++warp | warp < warps - 1; ++warp
+csrc/cuda/losses/kernels.cu: cuda
+missing tail | group.n - i < V ? static_cast<int>(group.n - i) | group.n - i < V ? 0
+factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0].divisor
+csrc/cpu/losses/gan_loss.cpp: gan_loss
+factor 1/n | incoming / static_cast<double>(scores.count) | incoming / static_cast<double>(real.numel())
+label | {&fake, 0, fake.numel(), fake_label} | {&fake, 0, fake.numel(), 1 - real_label}
+ganfast/ops/batch_norm_act/triton_forward.py: batch_norm_act triton_forms
+eps | rstd = 1.0 / tl.sqrt(var + eps) | rstd = 1.0 / tl.sqrt(var + 2 * eps)
+rest of the mean | tl.float64, 0.0) - rest * scale | tl.float64, 0.0) - 0 * scale
+momentum | (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch | step * load_vector(running, c, C, tl.float64, 0.0) + (1.0 - step) * batch
+momentum None | tl.load(num_batches_tracked) - splits + k + 1 | tl.load(num_batches_tracked) - splits + k + 2
+M/(M-1) | follow(running_var, squares / (M - 1), c | follow(running_var, squares / M, c
+M/(M-1) of parts | squares / scalar(M - 1, tl.float64) | squares / scalar(M, tl.float64)
+slope | return tl.where(z > 0, z, z * slope) | return tl.where(z > 0, z, z * slope * 1.01)
+mask at zero, relu | return tl.where(z <= 0, 0.0, dy) | return tl.where(z < 0, 0.0, dy)
+mask at zero, leaky_relu | return tl.where(z > 0, dy, dy * slope) | return tl.where(z >= 0, dy, dy * slope)
+NaN through relu | return tl.where(z < 0, 0.0, z) | return tl.where(z > 0, z, 0.0)
+what rounding left over | mean + rest / M, mean) | mean, mean)
+infinite mean | mean = tl.where(rest == rest, mean + rest / M, mean) | mean = mean + rest / M
+deviation beyond the end | d = tl.where(exists, u - mean[None, :], 0.0) | d = u - mean[None, :]
+deviation beyond the end of parts | d = tl.where(exists, u - center[None, :], 0.0) | d = u - center[None, :]
+merge of parts | tl.sum(squares + d * d * weights, axis=0) | tl.sum(squares, axis=0)
+weights of parts | weights = tl.where(part < parts, count, 0) | weights = tl.where(part < parts, tiles * BLOCK_M, 0)
+splits order | for k in range(splits): | for k in range(splits - 1, -1, -1):
+count of batches | tl.load(num_batches_tracked) + splits)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial | tl.load(num_batches_tracked) + 1)\n\n\n@triton.jit(do_not_specialize=SIZES)\ndef train_partial
+missing tail of y | exists = (m < N * P)[:, None] & (c < C)[None, :]\n        at = base | exists = (m < N * P - 1)[:, None] & (c < C)[None, :]\n        at = base
+ganfast/ops/batch_norm_act/triton_backward.py: batch_norm_act triton_forms
+mask of backward | gate(dy, affine(d, scale, shift), slope | gate(dy, d * scale[None, :], slope
+mean of dx | -scale * (sum_g / M) | 0 * (sum_g / M)
+projection of dx | -scale * (rstd * rstd * sum_gd / M) | -scale * (rstd * sum_gd / M)
+gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope, ACTIVATION)
+splits in dbias | of_bias += sum_g | of_bias = sum_g
+parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
+ganfast/ops/batch_norm_act/triton_double_backward.py: triton_forms
+mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
+last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
+ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero
+gate of act_norm | v = gate(v, x_tile, slope, ACTIVATION) | v = v
+ganfast/ops/triton_losses.py: binary_cross_entropy gan_loss
+log clamp | at_least(log_of(x), -100.0) | at_least(log_of(x), -99.0)
+pos_weight | ((p - 1.0) * t + 1.0) | (p + 0.0 * t)
+hinge corner | 1.0 - t * x <= 0, | 1.0 - t * x < 0,
+score | return sigmoid(x)\n    else | return x\n    else
+ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
+coefficient of exp | 0.1666657703 | 0.1666
+log of a subnormal | -23.0 | -22.0
+rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
+ganfast/ops/binary_cross_entropy/triton_kernels.py: triton_losses binary_cross_entropy
+missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
+weight | return y * load_or(weight | return y + 0 * load_or(weight
+factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
+parts of the sum | mask=part < parts, other=0.0), axis=0) | mask=part < parts - 1, other=0.0), axis=0)
+ganfast/ops/gan_loss/triton_kernels.py: triton_losses gan_loss
+label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
+factor 1/n | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
+parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
+"""  # noqa: E501
+
+
+class Mutation(NamedTuple):
+    """One change of one file."""
+
+    file: str
+    ops: str
+    backend: str
+    name: str
+    old: str
+    new: str
+
+
+def mutations() -> list[Mutation]:
+    """Read the table and hold it to the files."""
+    found, file, ops = [], "", ""
+    for line in TABLE.strip().splitlines():
+        if " | " not in line:
+            file, ops = line.split(": ")
+            continue
+        backend = "cuda" if ops == "cuda" else "native" if file.startswith("csrc/") else "eager"
+        backend = "triton" if "triton" in file else backend
+        m = Mutation(file, ops, backend, *line.replace("\\n", "\n").split(" | "))
+        count = (ROOT / file).read_text().count(m.old)
+        if count != 1:
+            sys.exit(f"{file}: {m.name}: the old text occurs {count} times, not once: {m.old}")
+        found.append(m)
+    return found
+
+
+NOT_CALLED = """#include <cstdlib>
+#include "cpu/instruction_set.h"
+namespace ganfast::{0} {{
+const Kernels& kernels(const Selection&) {{ std::abort(); }}
+const LossKernels& kernels(const LossSelection&) {{ std::abort(); }}
+}}
+"""
+
+
+def compile_extension(copy: Path) -> Extension:
+    """Compile what the tests call, so that a mutation needs little compiled again."""
+    for name in ("baseline", "avx2", "avx512", "avx512_bf16"):
+        file = copy / "csrc" / "cpu" / f"{name}.cpp"
+        if name == USED:  # in halves, of which a mutation changes one
+            _halve(file)
+        else:  # never called: there is only the name
+            file.write_text(NOT_CALLED.format(name))
+    # The quickest optimisation that still fuses x * y + z.
+    return Extension(copy, ["-O1", "-fexpensive-optimizations"])
+
+
+def _halve(file: Path) -> None:
+    """Make two sources of one with all kernels: batch_norm_act's, and those of the losses."""
+    impl, source = "kernels_impl.h", file.read_text()
+    halves = [f'#include "cpu/{family}/{impl}"' for family in ("batch_norm_act", "losses")]
+    for i, other in enumerate(halves):
+        text = file.with_name(impl).read_text().replace(other, "")
+        file.with_name(f"half_{i}.h").write_text(text)
+        file.with_name(f"half_{i}.cpp").write_text(source.replace(f"cpu/{impl}", f"cpu/half_{i}.h"))
+    file.unlink()
+
+
+def red_test(copy: Path, backend: str, ops: str) -> str:
+    """Run the tests of some ops until one fails; return what caught the mutation, or ""."""
+    chosen = {"eager": "not native", "native": "not eager", "triton": "triton"}
+    command = [sys.executable, "-m", "pytest", "-m", "", "-x", "-q", "--tb=no"]
+    if backend == "cuda":  # these tests build the emulated kernels themselves
+        command += ["-k", "test_every_form and forwards", "tests/emulator/test_cuda_kernels.py"]
+    else:
+        command += ["-k", chosen[backend], *(f"tests/ops/test_{op}.py" for op in ops.split())]
+    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
+    environment |= {
+        "GANFAST_CPU_CAPABILITY": USED,
+        "TRITON_INTERPRET": str(int(backend == "triton")),
+    }
+    try:
+        result = _run(command, cwd=copy, env=environment, timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        return "the time limit"
+    if failed := re.search(r"^FAILED (\S+?::\w+)", result.stdout, re.MULTILINE):
+        return failed[1]
+    if result.returncode < 0:
+        return f"a crash of the tests, signal {-result.returncode}"
+    if result.returncode:
+        sys.exit(f"the tests did not run:\n{result.stdout}{result.stderr}")
+    return ""
+
+
+def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
+    """Try each mutation in the copy; return those that no test notices."""
+    copy_repository(copy)
+    survivors, extension = [], None
+    if any(m.backend == "native" for m in chosen):
+        print("compiling the extension", flush=True)
+        extension = compile_extension(copy)
+    for backend, ops in sorted({(m.backend, m.ops) for m in chosen}):
+        if red := red_test(copy, backend, ops):
+            sys.exit(f"{backend}: {red} fails without any mutation")
+    for m in chosen:
+        file = copy / m.file
+        text = file.read_text()
+        file.write_text(text.replace(m.old, m.new))
+        if extension is not None and m.backend == "native":
+            extension.link(file)
+        red = red_test(copy, m.backend, m.ops)
+        file.write_text(text)
+        survivors += [] if red else [m]
+        verdict = f"caught by {red}" if red else "SURVIVED"
+        print(f"{m.name:34}  {m.backend:6}  {m.file:41}  {verdict}", flush=True)
+    return survivors
+
+
+def main() -> int:
+    """Run the mutations that are asked for; return the exit code."""
+    table = mutations()
+    names = {m.name for m in table}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="see --list")
+    parser.add_argument(
+        "--backend", choices=["eager", "native", "cuda", "triton"], help="default: all"
+    )
+    parser.add_argument("--list", action="store_true", help="say what there is and stop")
+    args = parser.parse_args()
+    chosen = [m for m in table if m.backend in (args.backend or m.backend)]
+    chosen = [m for m in chosen if m.name in (args.only or names)]
+    if args.list:
+        for m in chosen:
+            print(f"{m.name:34}  {m.backend:6}  {m.file}\n    - {m.old}\n    + {m.new}")
+        return 0
+    if args.backend is None and shutil.which(os.environ.get("CXX", "c++")) is None:
+        print("native, cuda: left out, there is no C++ compiler")
+        chosen = [m for m in chosen if m.backend not in ("native", "cuda")]
+    if args.backend is None and importlib.util.find_spec("triton") is None:
+        print("triton: left out, it is not installed")
+        chosen = [m for m in chosen if m.backend != "triton"]
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ganfast-mutation-") as folder:
+        survivors = run(chosen, Path(folder).resolve())
+    print(f"{len(chosen)} mutations, {len(survivors)} survived, {time.monotonic() - start:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
