@@ -6,6 +6,9 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 
+#include "common/activation.h"
+#include "common/loss.h"
+
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -49,6 +52,15 @@ inline void check_input(const Tensor& x, int64_t splits, std::string_view order)
                     "order must be 'norm_act' or 'act_norm', got '", order, "'");
 }
 
+inline Activation parse_activation(std::optional<std::string_view> name) {
+  if (!name) return Activation::none;
+#define GANFAST_ROW(row, value, gradient) \
+  if (Activation::row != Activation::none && *name == #row) return Activation::row;
+  GANFAST_ACTIVATIONS(GANFAST_ROW)
+#undef GANFAST_ROW
+  TORCH_CHECK_VALUE(false, "the native kernels have no activation '", *name, "'");
+}
+
 // A parameter, a running statistic, or a gradient of one.
 inline void check_vector(const char* name, const OptionalTensor& vector, const Tensor& x) {
   if (!has(vector)) return;
@@ -60,6 +72,15 @@ inline void check_vector(const char* name, const OptionalTensor& vector, const T
               " to have scalar type ", toString(wide), " or ", toString(x.scalar_type()),
               " for an input of ", toString(x.scalar_type()), ", got ", toString(type));
 }
+
+// A gradient in x's dtype and memory format. Without the question, `to` alone takes half a
+// microsecond to find that there is nothing to do.
+inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
+  return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
+}
+
+// Rows of `stats`, of shape (splits, 4, C).
+enum StatsRow : int64_t { row_mean, row_rstd, row_scale, row_shift };
 
 inline void check_no_overlap(const char* name, const OptionalTensor& written, const char* other,
                              const OptionalTensor& read) {
@@ -108,6 +129,15 @@ inline void check_stats(const Tensor& stats, const Tensor& x) {
 }
 
 // ---------------------------------------------------------------- losses
+
+inline Loss parse_kind(std::string_view kind) {
+  if (kind == "probabilities") return Loss::probabilities;
+  if (kind == "logits") return Loss::logits;
+  if (kind == "squared") return Loss::squared;
+  if (kind == "hinge") return Loss::hinge;
+  TORCH_CHECK_VALUE(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
+  return Loss::linear;
+}
 
 inline void check_reduction(std::string_view reduction) {
   TORCH_CHECK_VALUE(reduction == "none" || reduction == "mean" || reduction == "sum",

@@ -1,19 +1,20 @@
 // The ops of binary_cross_entropy on the CPU; the mathematics is in common/loss_math.h.
-#include <torch/library.h>
 
 #include <atomic>
 #include <optional>
 #include <string_view>
 
+#include "common/signatures.h"
 #include "cpu/losses/tiling.h"
 
 namespace ganfast {
 namespace {
 
 // The tensors of one call in one order of memory.
-struct Operands {
-  Operands(const Tensor& x_any, const OptionalTensor& target_any, double label,
-           const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any, bool from_logits)
+struct CrossEntropy {
+  CrossEntropy(const Tensor& x_any, const OptionalTensor& target_any, double label,
+               const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any,
+               bool from_logits)
       : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
     TORCH_CHECK(!has(target_any) || target_any->scalar_type() == x.scalar_type(),
                 "expected a target of dtype ", toString(x.scalar_type()),
@@ -49,7 +50,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
                const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                std::string_view reduction) {
   check_reduction(reduction);
-  Operands o(x, target, label, weight, pos_weight, from_logits);
+  CrossEntropy o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   if (reduction == "none") {
     Tensor y = output_like(o.x);
@@ -74,7 +75,7 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
   } else {
     check_scalar("dy", dy, x);
   }
-  Operands o(x, target, label, weight, pos_weight, from_logits);
+  CrossEntropy o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   Tensor dx = output_like(o.x);
   o.call.out = mutable_data(dx);
@@ -91,8 +92,8 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  m.impl("binary_cross_entropy", &forward);
-  m.impl("binary_cross_entropy_backward", &backward);
+  implement<BinaryCrossEntropy>(m, &forward);
+  implement<BinaryCrossEntropyBackward>(m, &backward);
 }
 
 }  // namespace

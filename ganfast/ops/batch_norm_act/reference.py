@@ -70,7 +70,7 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
     dtype = accumulation_dtype(x)
-    mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
+    mean, var = (t.to(dtype).flatten().view(1, 1, -1, 1) for t in (running_mean, running_var))
     act = ACTIVATIONS[activation].apply
     u = _chunked(x, x, 1)
     if order == "act_norm":
@@ -219,7 +219,7 @@ def _double_backward(
     gate = ACTIVATIONS[activation].gate
     mean, rstd, scale, shift = _per_channel(stats)
     w, p, q = (
-        default if vector is None else vector.to(stats.dtype).reshape(1, 1, -1, 1)
+        default if vector is None else vector.to(stats.dtype).flatten().view(1, 1, -1, 1)
         for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
     )
     v = torch.zeros_like(xs) if v is None else v
@@ -287,7 +287,9 @@ def _normalised(
 ) -> tuple[Tensor, Tensor]:
     """Return z of the deviations d = u - mean, and ``stats``."""
     w, b = (
-        torch.full_like(mean[:1], default) if v is None else v.to(d.dtype).reshape(1, 1, -1, 1)
+        torch.full_like(mean[:1], default)
+        if v is None
+        else v.to(d.dtype).flatten().view(1, 1, -1, 1)
         for v, default in ((weight, 1.0), (bias, 0.0))
     )
     rstd = (var + eps).rsqrt()
