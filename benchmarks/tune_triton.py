@@ -40,13 +40,13 @@ def calls(dtype: torch.dtype, op: str) -> list:
         x = torch.randn(shape, device="cuda", dtype=dtype)
         x = x.to(memory_format=torch.channels_last) if channels_last else x
         vector = torch.ones(shape[1], device="cuda")
-        shape_of_op = ("leaky_relu", 0.2, "norm_act")
-        train = (x, vector, vector, None, None, None, 0.1, 1e-5, *shape_of_op, 1)
+        act = ("leaky_relu", 0.2, "norm_act")
+        train = (x, vector, vector, None, None, None, 0.1, 1e-5, *act, 1)
         _, stats = kernels.train(*train)
-        constants = (x, vector, stats, 1e-5, True, *shape_of_op)
+        constants = (x, vector, stats, 1e-5, True, *act)
         arguments = {
             "train": train,
-            "evaluate": (x, vector, vector, vector, vector, 1e-5, *shape_of_op),
+            "evaluate": (x, vector, vector, vector, vector, 1e-5, *act),
             "backward": (x, *constants, True, True),
             "double_backward": (x, vector, vector, x, *constants),
         }[op]

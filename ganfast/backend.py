@@ -1,7 +1,7 @@
 """Which kernels serve the ops, and how to choose others.
 
-The choice is the dispatcher's: a backend is a set of kernels registered at a device's key. This
-module shows the choice and can put one backend's kernels in front of the others.
+The dispatcher chooses: a backend is a set of kernels registered at a device's key. This module
+shows the choice and can give one backend's kernels precedence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ganfast.ops import extension, registry, triton_launch
 __all__ = ["BackendChoice", "available", "describe_extension", "explain", "use"]
 
 NAMES = ("native", "triton", "eager")
-"""Every backend's name, fastest first."""
+"""The names of all backends, fastest first."""
 
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
@@ -32,17 +32,17 @@ def available(device: str | torch.device = "cpu") -> tuple[str, ...]:
         >>> "eager" in available("cpu")
         True
     """
-    kind = torch.device(device).type
+    device_type = torch.device(device).type
     names = ["eager"]
-    if not triton_launch.why_not(kind):
+    if not triton_launch.why_not(device_type):
         names.insert(0, "triton")
-    if any(_own_kernel(op, kind) == "native" for op in registry.eager_kernels):
+    if any(_own_kernel(op, device_type) == "native" for op in registry.eager_kernels):
         names.insert(0, "native")
     return tuple(names)
 
 
 class BackendChoice:
-    """A choice made with :func:`use`; as a context manager it ends with the block."""
+    """A choice made with :func:`use`; used as a context manager, it ends with the block."""
 
     def __init__(self, name: str, override: Library | None, served: frozenset[tuple[str, str]]):
         self.name = name
@@ -54,14 +54,14 @@ class BackendChoice:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
+        exception_class: type[BaseException] | None,
+        exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.undo()
 
     def undo(self) -> None:
-        """Give the ops back the kernels they had before."""
+        """Restore the kernels that served the ops before."""
         if self._override is not None:
             self._override._destroy()
             self._override = None
@@ -73,16 +73,16 @@ _choices: list[BackendChoice] = []
 
 
 def use(name: str) -> BackendChoice:
-    """Serve every op with the kernels of one backend, from now on or in a ``with`` block.
+    """Serve every op by the kernels of one backend, from now on or in a ``with`` block.
 
     Args:
-        name: "native" (the fastest that is there, which is also the default), "triton" (on NVIDIA
-            GPUs; on the CPU in Triton's interpreter, with TRITON_INTERPRET=1) or "eager" (torch's
-            own operations, on every device).
+        name: "native" (the fastest available, the default), "triton" (on NVIDIA GPUs; on the CPU in
+            Triton's interpreter, with TRITON_INTERPRET=1) or "eager" (torch's own operations, on
+            every device).
 
     Raises:
         ValueError: no backend has this name.
-        RuntimeError: the backend has no kernels here; the message says why.
+        RuntimeError: the backend has no kernels on this machine; the message gives the reason.
 
     Example::
 
@@ -127,10 +127,10 @@ def _put_in_front(
 
 
 def explain(device: str | torch.device | None = None) -> str:
-    """Say which kernel serves each op on a device, and why not a faster one.
+    """Describe which kernel serves each op on a device, and why no faster one does.
 
     Args:
-        device: "cpu", "cuda", ...; None for the CPU and, where torch sees one, the GPU.
+        device: "cpu", "cuda", ...; None for the CPU and the GPU, if there is one.
 
     Returns:
         Lines of text, one op and device each, then the reasons.
@@ -146,16 +146,16 @@ def explain(device: str | torch.device | None = None) -> str:
         devices = [torch.device(device).type]
     lines = []
     for op in registry.eager_kernels:
-        lines += [f"{op:39}{kind:6}{_serving(op, kind)}" for kind in devices]
-    for kind in devices:
-        for name, reason in (("native", _why_not_native(kind)), ("triton", _why_not_triton(kind))):
-            if reason:
-                lines.append(f"{kind}: {name} kernels are not used: {reason}")
+        lines += [f"{op:39}{name:6}{_serving(op, name)}" for name in devices]
+    for name in devices:
+        for backend, why_not in (("native", _why_not_native), ("triton", _why_not_triton)):
+            if reason := why_not(name):
+                lines.append(f"{name}: {backend} kernels are not used: {reason}")
     return "\n".join(lines)
 
 
 def describe_extension() -> list[str]:
-    """Return one line for each part of the C++/CUDA extension: what it is, or how to get it."""
+    """Return one line for each part of the C++/CUDA extension: its build, or how to build it."""
     lines = []
     for name, title in (("cpu", "CPU part"), ("cuda", "CUDA part")):
         part = extension.part(name)
@@ -179,7 +179,7 @@ def _serving(op: str, device: str) -> str:
 
 
 def _own_kernel(op: str, device: str) -> str:
-    """Return the backend that serves an op where nobody has chosen."""
+    """Return the backend that serves an op by default."""
     if device == "cuda" and op in registry.filled_by_triton:
         return "triton"
     key = _DISPATCH_KEYS.get(device)
@@ -200,7 +200,7 @@ def _why_not_native(device: str) -> str:
 
 
 def _why_not_triton(device: str) -> str:
-    """Return why Triton does not serve a GPU, or "" where it does or something faster does."""
+    """Return why Triton does not serve a GPU; "" if it does, or if native kernels do."""
     if device != "cuda" or "native" in available(device):
         return ""
     if _choices:

@@ -132,7 +132,7 @@ TwoTensors train(const Tensor& x, const OptionalTensor& weight, const OptionalTe
                  const OptionalTensor& running_mean, const OptionalTensor& running_var,
                  const OptionalTensor& num_batches_tracked, std::optional<double> momentum,
                  double eps, OptionalString activation, double negative_slope,
-                 std::string_view order, int64_t splits) {
+                 std::string_view order, c10::SymInt splits) {
   static const auto op = find<BatchNormActTrain>();
   refuse_gradient("running_mean", running_mean);
   refuse_gradient("running_var", running_var);

@@ -1,18 +1,17 @@
 // What the ops ask of their arguments before anything is indexed by them, on every device. The
 // Python kernels ask the same: ganfast/ops/batch_norm_act/arguments.py,
-// ganfast/ops/loss_arguments.py.
+// ganfast/ops/losses/arguments.py.
 #pragma once
 
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 
-#include "common/activation.h"
-#include "common/loss.h"
-
 #include <cstdint>
 #include <optional>
 #include <string_view>
-#include <utility>
+
+#include "common/activation.h"
+#include "common/loss.h"
 
 namespace ganfast {
 

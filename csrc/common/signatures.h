@@ -18,7 +18,9 @@ using OptionalString = std::optional<std::string_view>;
 using TwoTensors = std::tuple<Tensor, Tensor>;
 using ThreeTensors = std::tuple<Tensor, Tensor, Tensor>;
 
-struct BatchNormActTrain {
+// Autograd passes `splits` on as it comes, a symbol in graphs; kernels are given its value.
+template <typename Int>
+struct BatchNormActTrainOf {
   static constexpr auto name = "ganfast::batch_norm_act_train";
   using Signature = TwoTensors(const Tensor& x, const OptionalTensor& weight,
                                const OptionalTensor& bias, const OptionalTensor& running_mean,
@@ -26,8 +28,10 @@ struct BatchNormActTrain {
                                const OptionalTensor& num_batches_tracked,
                                std::optional<double> momentum, double eps,
                                OptionalString activation, double negative_slope,
-                               std::string_view order, int64_t splits);
+                               std::string_view order, Int splits);
 };
+using BatchNormActTrain = BatchNormActTrainOf<c10::SymInt>;
+using BatchNormActTrainKernel = BatchNormActTrainOf<int64_t>;
 
 struct BatchNormActEval {
   static constexpr auto name = "ganfast::batch_norm_act_eval";

@@ -4,48 +4,28 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
-#if defined(GANFAST_EMULATE_CUDA)
-#include <ATen/ops/full.h>
-#include <ATen/ops/full_like.h>
-
-#include <cmath>
-#include <cstdlib>
-#include <string>
-#else
+#if !defined(GANFAST_EMULATE_CUDA)
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
 #include <cstdint>
+#include <cstring>
 
 #include "cuda/launch.cuh"
+#include "cuda/settings.h"
 
 namespace ganfast {
-
-// What plans depend on of a device.
-struct DeviceFacts {
-  int multiprocessors;
-  // sm_90 or newer, and this build has code for it: clusters of blocks share memory, and a kernel
-  // can start before the one before has ended.
-  bool has_clusters;
-};
 
 #if defined(GANFAST_EMULATE_CUDA)
 
 #define GANFAST_CUDA_KEY CPU
 
-// A number that a test has chosen, from GANFAST_EMULATION="name=number name=number".
-inline int emulated(const char* name, int otherwise) {
-  const char* variable = std::getenv("GANFAST_EMULATION");
-  const std::string all = " " + std::string(variable ? variable : "");
-  const size_t at = all.find(" " + std::string(name) + "=");
-  return at == std::string::npos ? otherwise : std::atoi(all.c_str() + at + strlen(name) + 2);
-}
-
 inline DeviceFacts device_facts(const at::Tensor&) {
-  return {emulated("multiprocessors", 4), emulated("clusters", 1) != 0};
+  return {/*multiprocessors=*/4, /*cache_bytes=*/64 << 10, /*has_clusters=*/true};
 }
 
 struct Device {
@@ -55,12 +35,20 @@ struct Device {
 
 inline void check_launch(cudaError_t) {}
 
-// Memory that a kernel is to fill, itself filled with NaN.
+// Memory that a kernel is to fill, itself filled with NaN of any type.
+inline at::Tensor filled_with_nan(at::Tensor t) {
+  memset(t.mutable_data_ptr(), 0xff, t.nbytes());
+  return t;
+}
 inline at::Tensor empty_for_kernel(at::IntArrayRef shape, const at::TensorOptions& options) {
-  return at::full(shape, std::nan(""), options);
+  return filled_with_nan(at::empty(shape, options));
 }
 inline at::Tensor empty_for_kernel_like(const at::Tensor& x) {
-  return at::full_like(x, std::nan(""));
+  return filled_with_nan(at::empty_like(x));
+}
+
+inline unsigned* lent_tickets(const at::Tensor&, cudaStream_t, int64_t count) {
+  return emulation::tickets(count);
 }
 
 #else
@@ -85,7 +73,37 @@ inline at::Tensor empty_for_kernel(at::IntArrayRef shape, const at::TensorOption
 }
 inline at::Tensor empty_for_kernel_like(const at::Tensor& x) { return at::empty_like(x); }
 
+// Tickets in memory that holds zeros whenever no kernel of the stream runs, or null if there are
+// no more; tickets.cu.
+unsigned* lent_tickets(int device, cudaStream_t stream, int64_t count);
+
+inline unsigned* lent_tickets(const at::Tensor& x, cudaStream_t stream, int64_t count) {
+  return lent_tickets(x.get_device(), stream, count);
+}
+
 #endif
+
+// Whether a second kernel may start before the one before has ended.
+inline bool starts_early(const at::Tensor& x) {
+  return settings().pdl != 0 && device_facts(x).has_clusters;
+}
+
+// `count` tickets for one call's blocks, all 0, which the kernel must leave all 0.
+class Tickets {
+ public:
+  Tickets(const at::Tensor& x, cudaStream_t stream, int64_t count) {
+    if (count == 0) return;
+    first_ = lent_tickets(x, stream, count);
+    if (first_ != nullptr) return;
+    own_ = at::zeros({count}, x.options().dtype(at::kInt).memory_format(std::nullopt));
+    first_ = static_cast<unsigned*>(own_.mutable_data_ptr());
+  }
+  unsigned* first() const { return first_; }
+
+ private:
+  unsigned* first_ = nullptr;
+  at::Tensor own_;
+};
 
 inline at::ScalarType arithmetic_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

@@ -1,4 +1,5 @@
-// What the CUDA part of the extension says of itself and of a device; ganfast/ops/extension.py asks.
+// What the CUDA part of the extension says of itself and of a device; ganfast/ops/extension.py
+// asks.
 #include <cuda_runtime.h>
 #include <torch/headeronly/version.h>
 
@@ -24,14 +25,15 @@ const DeviceFacts& device_facts(int device) {
   static std::vector<DeviceFacts> facts(c10::cuda::device_count());
   static std::vector<std::once_flag> asked(facts.size());
   std::call_once(asked.at(device), [&] {
-    int multiprocessors = 0, major = 0;
+    int multiprocessors = 0, major = 0, cache_bytes = 0;
     C10_CUDA_CHECK(
         cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
     C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device));
     // Of the code that runs on the current device: it may have been made for an older one.
     cudaFuncAttributes code{};
     C10_CUDA_CHECK(cudaFuncGetAttributes(&code, write_one));
-    facts[device] = {multiprocessors, major >= 9 && code.ptxVersion >= 90};
+    facts[device] = {multiprocessors, cache_bytes, major >= 9 && code.ptxVersion >= 90};
   });
   return facts[device];
 }

@@ -13,7 +13,7 @@ from ganfast.training import DataError, ImageData, load_images
 __all__ = ["LabelledData", "few_labels", "load_labelled"]
 
 HELD_OUT = 5
-"""One image in so many is for testing, where a source has no test set of its own."""
+"""One of so many images is for testing, if a source has no test set of its own."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def load_labelled(
 ) -> LabelledData:
     """Read a source's training and test set; the arguments are those of ``load_images``.
 
-    A source without a test set gives a fifth of its images, always the same ones, to the test.
+    A source without a test set is split: a fifth of its images, always the same, is the test set.
 
     Raises:
         DataError: as ``load_images``; there are no labels, or fewer than two classes.
@@ -77,7 +77,7 @@ def load_labelled(
 
 
 def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Draw the indices of ``count`` labels, of every class as many or one more.
+    """Draw the indices of ``count`` labels, spread evenly over the classes.
 
     Args:
         labels: ``[N]``, 0 to K - 1.

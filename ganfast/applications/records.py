@@ -1,4 +1,4 @@
-"""What an application measured, as a file that tables are made of."""
+"""Records of what an application measured, from which tables are made."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Record:
 
     Attributes:
         application: its name, such as "classify".
-        command: that made it.
+        command: that measures the same again.
         options: of the run.
         table: rows of one kind, column name to value: what README shows.
-        seeds: what the table was made of, a mapping for each seed, method or class.
+        seeds: single measurements, one for each seed, method or class.
         seconds: that the run took.
         machine: see ``ganfast.machine.fingerprint``.
     """
@@ -54,7 +54,7 @@ class Record:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the deviation between the values (of one value: 0).
+    """Return the mean and the standard deviation of values (of one value: 0).
 
     Example:
         >>> from ganfast.applications.records import mean_and_deviation

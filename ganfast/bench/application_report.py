@@ -59,7 +59,7 @@ def _section(path: Path, record: Record) -> str:
 
 
 def _joined(row: Mapping[str, Any]) -> dict[str, str]:
-    """Write a row's values, each with its deviation where it has one."""
+    """Write a row's values, each with its deviation if it has one."""
     deviations = {name: f"{name} deviation" for name in row} | {"accuracy": "deviation"}
     cells = {}
     for name, value in row.items():

@@ -1,4 +1,4 @@
-"""Benchmark cases of BatchNorm + activation: the DCGAN shapes, ours beside torch's pair."""
+"""Benchmark cases of BatchNorm and InstanceNorm + activation, ours beside torch's pair."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfast import nn as fused_nn
 from ganfast.bench.case import (
     BACKENDS,
     PASSES,
@@ -22,25 +23,30 @@ from ganfast.bench.case import (
     checked,
 )
 from ganfast.bench.peers import layer
-from ganfast.nn import BatchNorm1d, BatchNorm2d
 
-__all__ = ["DCGAN_SHAPES", "TINY_SHAPE", "overhead", "suite"]
+__all__ = ["DCGAN_SHAPES", "INSTANCE_SHAPES", "TINY_SHAPE", "overhead", "suite"]
 
 DCGAN_SHAPES: tuple[tuple[int, ...], ...] = (
     *((128, 64, 32, 32), (128, 128, 16, 16), (128, 256, 8, 8), (128, 512, 4, 4)),
     *((16, 64, 32, 32), (16, 128, 16, 16), (16, 256, 8, 8), (16, 512, 4, 4)),
     (128, 1024),
 )
+INSTANCE_SHAPES: tuple[tuple[int, ...], ...] = (
+    # Of CycleGAN's residual blocks, pix2pixHD's first layers, a block of nnU-Net; larger batches.
+    *((1, 256, 64, 64), (1, 64, 256, 256), (2, 32, 32, 64, 64)),
+    *((16, 256, 16, 16), (16, 64, 64, 64), (16, 32, 16, 16, 16)),
+)
+"""Of InstanceNorm; their variants begin with "instance"."""
 TINY_SHAPE = (2, 8, 4, 4)
 # Tensors of x's size that must be read or written: x y; x dy dx as well; x dy ddx d_dy d_x.
 TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
 FOR_IMAGES_ONLY = ("timm", "inplace_abn")
 CANNOT = {"double backward": ("compile", "timm", "inplace_abn")}
-"""Peers without second derivatives, or with the very ones of torch."""
+"""Peers without second derivatives, or with those of torch."""
 
 
 def suite(options: Options) -> Iterator[Case]:
-    """Yield the cases of ``ganfast bench ops``.
+    """Yield the cases of ``ganfast bench ops``; those of InstanceNorm unless shapes are given.
 
     Example::
 
@@ -50,17 +56,19 @@ def suite(options: Options) -> Iterator[Case]:
         >>> case.bytes_moved
         384
     """
-    for passes, dtype, layout, shape in itertools.product(
-        options.passes or PASSES[:2], options.dtypes, options.layouts,
-        options.shapes or DCGAN_SHAPES,
-    ):  # fmt: skip
-        yield _case(passes, shape, dtype, layout == "channels-last", options)
+    given = options.passes or PASSES[:2], options.dtypes, options.layouts
+    batch, instance = options.shapes or DCGAN_SHAPES, () if options.shapes else INSTANCE_SHAPES
+    for kind, shapes in (("BatchNorm", batch), ("InstanceNorm", instance)):
+        for passes, dtype, layout, shape in itertools.product(*given, shapes):
+            yield _case(kind, passes, shape, dtype, layout == "channels-last", options)
 
 
 def overhead(options: Options) -> Iterator[Case]:
     """Yield the cases of ``ganfast bench overhead``: host time, on a tensor of 256 values."""
     for passes in options.passes or PASSES[:2]:
-        yield _case(passes, TINY_SHAPE, "float32", False, options)._replace(bytes_moved=0)
+        yield _case("BatchNorm", passes, TINY_SHAPE, "float32", False, options)._replace(
+            bytes_moved=0
+        )
 
 
 PEERS = ("eager", "compile", *BACKENDS, *FOR_IMAGES_ONLY)
@@ -69,26 +77,33 @@ SUITES["overhead"] = Suite(overhead, PEERS)
 
 
 def _case(
-    passes: str, shape: tuple[int, ...], dtype: str, channels_last: bool, options: Options
+    kind: str,
+    passes: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    channels_last: bool,
+    options: Options,
 ) -> Case:
-    if len(shape) not in (2, 4):
+    if kind == "BatchNorm" and len(shape) not in (2, 4):
         raise ValueError(f"shapes are NxC or NxCxHxW, got {shape}")
-    without = (*CANNOT.get(passes, ()), *(FOR_IMAGES_ONLY if len(shape) == 2 else ()))
+    unlike = kind == "InstanceNorm" or len(shape) == 2
+    without = (*CANNOT.get(passes, ()), *(FOR_IMAGES_ONLY if unlike else ()))
     names = ("ganfast", *(name for name in options.against if name not in without))
     size_bytes = math.prod(shape) * getattr(torch, dtype).itemsize
     moved = TENSORS_MOVED[passes] * size_bytes
     inputs = options.inputs(moved)
 
     def build() -> Providers:
-        return _build(passes, shape, dtype, channels_last, names, inputs, options.device)
+        return _build(kind, passes, shape, dtype, channels_last, names, inputs, options.device)
 
-    variant = f"{dtype} channels-last" if channels_last else dtype
+    variant = "instance " * (kind == "InstanceNorm") + dtype + " channels-last" * channels_last
     return Case(
         "x".join(map(str, shape)), variant, passes, build, (*names, "clone"), moved, 2 * size_bytes
     )
 
 
 def _build(
+    kind: str,
     passes: str,
     shape: tuple[int, ...],
     dtype: str,
@@ -98,17 +113,20 @@ def _build(
     device: str,
 ) -> Providers:
     torch.manual_seed(0)
-    layer_class, torch_class = (
-        (BatchNorm1d, nn.BatchNorm1d) if len(shape) == 2 else (BatchNorm2d, nn.BatchNorm2d)
+    name_of_class = f"{kind}{max(1, len(shape) - 2)}d"
+    options = {"affine": True, "device": device}
+    ours = getattr(fused_nn, name_of_class)(
+        shape[1], activation="leaky_relu", negative_slope=0.2, **options
     )
-    ours = layer_class(shape[1], activation="leaky_relu", negative_slope=0.2, device=device)
-    pair = nn.Sequential(torch_class(shape[1], device=device), nn.LeakyReLU(0.2))
+    norm = getattr(nn, name_of_class)(shape[1], **options)
+    pair = nn.Sequential(norm, nn.LeakyReLU(0.2))
     layers = {name: layer(name, pair, ours) for name in names}
     calls: dict[str, list[Callable[[], Any]]] = {name: [] for name in (*names, "clone")}
     for _ in range(inputs):
         x, dy = (torch.randn(shape, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        if channels_last and len(shape) == 4:
-            x, dy = (t.contiguous(memory_format=torch.channels_last) for t in (x, dy))
+        if channels_last and len(shape) > 3:
+            last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+            x, dy = (t.contiguous(memory_format=last) for t in (x, dy))
         calls["clone"].append(x.clone)
         x = x.detach().requires_grad_()
         for name in names:

@@ -1,4 +1,4 @@
-"""What can be measured: cases, and the suites of `ganfast bench` that modules register."""
+"""Benchmark cases, and the suites of `ganfast bench` that modules register."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ROUGHLY = 0.1
 PASSES = ("forward", "forward+backward", "double backward")
 
 BACKENDS = ("native", "triton")
-"""Names of peers that are ganfast itself, served by one backend."""
+"""Peers that are ganfast itself with one backend."""
 
 CALLS_PER_GRAPH = 20
-"""Calls that a CUDA graph holds at least: launching a graph takes longer than a small kernel."""
+"""Least number of calls in a CUDA graph: its launch takes longer than a small kernel."""
 
 Providers = dict[str, Callable[[], Any]]
-"""Calls that compute the same, by name: "ganfast", its peers, and "clone" or "sum" as what memory
-allows."""
+"""Calls that compute the same, by name: "ganfast", its peers, and "clone" or "sum" as the limit of
+the memory."""
 
 
 class Case(NamedTuple):
@@ -51,11 +51,11 @@ class Case(NamedTuple):
         passes: "forward", "forward+backward", "double backward" or "step".
         build: makes the inputs and the providers, and compares their values.
         names: of the providers that ``build`` returns.
-        bytes_moved: bytes that must be read and written at the least; 0 where that says nothing.
+        bytes_moved: least number of bytes to read and write; 0 if memory is not the limit.
         copy_bytes: bytes that "clone" reads and writes.
         images: images that a call trains on, for whole steps.
-        footprints: says what each provider takes beside time, each made anew; None where that is
-            not asked.
+        footprints: measures memory and kernels of each provider, built anew; None if the case
+            does not measure them.
     """
 
     shape: str
@@ -71,11 +71,11 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What a suite is asked for; an empty tuple stands for the suite's own choice.
+    """Options of a suite; an empty tuple stands for the suite's own choice.
 
-    ``cold_bytes`` is the size that a case's inputs, taken in turn, should exceed, so that none is
-    found in a cache; 0 has every call read the same tensors. ``graphs`` says that calls will be
-    captured in CUDA graphs; each then reads inputs of its own.
+    ``cold_bytes`` is a size that a case's inputs, taken in turn, exceed, so that none is in a
+    cache; with 0 every call reads the same tensors. ``graphs`` says that calls will be captured in
+    CUDA graphs; each then reads inputs of its own.
     """
 
     device: str = "cpu"
@@ -88,7 +88,7 @@ class Options:
     graphs: bool = False
 
     def inputs(self, bytes_moved: int) -> int:
-        """Return how many inputs a case takes in turn whose calls move so many bytes.
+        """Return how many inputs a case takes in turn, from the bytes that a call moves.
 
         Example::
 
@@ -101,7 +101,7 @@ class Options:
 
 
 class Suite(NamedTuple):
-    """The cases of one kind of thing, and the peers that it can be measured beside."""
+    """Cases of one kind, and the peers that can be measured."""
 
     cases: Callable[[Options], Iterator[Case]]
     peers: tuple[str, ...]
@@ -115,7 +115,7 @@ class Rotation:
     """Call each of several functions in turn.
 
     Attributes:
-        period: how many calls it takes until the first comes again.
+        period: number of functions.
     """
 
     def __init__(self, functions: Sequence[Callable[[], Any]]) -> None:
@@ -127,7 +127,7 @@ class Rotation:
 
 
 def serving(name: str) -> AbstractContextManager[Any]:
-    """Return the context in which a provider is called: its backend, where it is named for one."""
+    """Return the context in which a provider is called: its backend, if it is named for one."""
     return backend.use(name) if name in BACKENDS else nullcontext()
 
 
@@ -140,12 +140,12 @@ def checked(
 ) -> Providers:
     """Compare every provider's results with ganfast's, by relative error of the norm.
 
-    By norms, because where an activation meets 0 within a rounding two right answers differ in the
-    mask. ``seed`` is called before each. ``rough`` names those of another precision, which may
-    differ by ROUGHLY.
+    By the norm, because two right results differ in the mask if an activation's input is 0 within a
+    rounding. ``seed`` is called before each. ``rough`` names providers of another precision, which
+    may differ by ROUGHLY.
 
     Raises:
-        AssertionError: a provider computes something else.
+        AssertionError: a provider's results differ.
     """
     results = {}
     for name, call in providers.items():

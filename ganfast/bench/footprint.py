@@ -1,4 +1,4 @@
-"""What a training step takes beside time: memory at its peak, and kernels on a GPU."""
+"""Peak memory of a training step, and its number of kernels on a GPU."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torch.profiler import ProfilerActivity, profile
 __all__ = ["Footprint", "footprint"]
 
 CPU_STEPS = 2
-"""The second has what the first leaves: gradients, and the states of the optimizers."""
+"""The second step has the gradients and optimizer states of the first."""
 CUDA_STEPS = 6
-"""Of GANStep three warm up, and the fourth is captured into a graph."""
+"""GANStep warms up in three steps and captures the fourth into a graph."""
 
 Event = Mapping[str, Any]
 
 
 class Footprint(NamedTuple):
-    """What one provider takes, as in a process of its own; the images it trains on are not counted.
+    """Memory and kernels of one provider, without the images it trains on.
 
     Attributes:
-        peak_bytes: the most that torch's allocator had given out at one time, from the making of
-            the networks on: parameters, gradients, optimizer states, activations.
-        kept_bytes: what of it stays between two steps.
-        kernels: that one step runs on the GPU; None on the CPU.
+        peak_bytes: peak of the memory of torch's allocator since the networks were built:
+            parameters, gradients, optimizer states, activations.
+        kept_bytes: the part that is still allocated after a step.
+        kernels: kernels of one step on the GPU; None on the CPU.
     """
 
     peak_bytes: int
@@ -40,17 +40,16 @@ class Footprint(NamedTuple):
 
 
 def footprint(build: Callable[[], Callable[[], Any]], device: str = "cpu") -> Footprint:
-    """Make a provider, take its first steps and say what it takes.
+    """Build a provider, run its first steps and measure memory and kernels.
 
-    On a GPU torch's allocator keeps count. On the CPU torch.profiler records each allocation and
-    release, and their sum is followed to its peak. Resident memory would say less: it holds what
-    the C library keeps, and in one process what every provider before has left behind. What
-    kernels take outside of torch's allocator (oneDNN, a few doubles a channel in ganfast's) is
-    seen by neither.
+    On a GPU torch's allocator has the peak. On the CPU torch.profiler records each allocation and
+    release, whose running sum has it. Resident memory is not used: it includes what the C library
+    keeps, and what earlier providers have left. Memory outside of torch's allocator (oneDNN's, and
+    a few doubles a channel in ganfast's kernels) is not counted.
 
     Args:
-        build: makes networks and optimizers and returns their step.
-        device: where they are.
+        build: builds networks and optimizers, and returns their step.
+        device: of the networks.
 
     Example::
 
@@ -60,7 +59,7 @@ def footprint(build: Callable[[], Callable[[], Any]], device: str = "cpu") -> Fo
     """
     if torch.device(device).type == "cuda":
         return _on_cuda(build)
-    gc.collect()  # what is released later must be the provider's own
+    gc.collect()  # later releases are then the provider's own
     with _recorded([ProfilerActivity.CPU], profile_memory=True) as events:
         step = build()
         for _ in range(CPU_STEPS):
@@ -77,7 +76,7 @@ def _on_cuda(build: Callable[[], Callable[[], Any]]) -> Footprint:
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step = build()
-    for _ in range(CUDA_STEPS):  # the capture's peak is the replay's, which allocates nothing
+    for _ in range(CUDA_STEPS):  # a replay allocates nothing: its peak is the capture's
         step()
     torch.cuda.synchronize()
     peak, kept = torch.cuda.max_memory_allocated() - before, torch.cuda.memory_allocated() - before
@@ -89,7 +88,7 @@ def _on_cuda(build: Callable[[], Callable[[], Any]]) -> Footprint:
 
 @contextmanager
 def _recorded(activities: Sequence[ProfilerActivity], **options: Any) -> Iterator[list[Event]]:
-    """Give a list that holds the events of torch.profiler's trace at the end."""
+    """Give a list that holds the events of torch.profiler's trace after the block."""
     events: list[Event] = []
     recorder = profile(activities=activities, acc_events=True, **options)  # else torch 2.11 warns
     with _silent():
@@ -120,9 +119,9 @@ def _silent() -> Iterator[None]:
 
 
 def _peak_and_end(events: Sequence[Event]) -> tuple[int, int]:
-    """Return the most bytes that lay in blocks at one time, and those that do at the end.
+    """Return the peak of the allocated bytes, and those still allocated at the end.
 
-    By address, for the profiler also knows blocks that an earlier recording saw allocated.
+    By address, since the profiler also records the release of blocks from before.
     """
     changes = [event for event in events if event.get("name") == "[memory]"]
     sizes: dict[int, int] = {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as torch_functional
 
 from ganfast.bench.case import (
     BACKENDS,
@@ -23,13 +22,14 @@ from ganfast.bench.case import (
     checked,
 )  # fmt: skip
 from ganfast.nn import GANLoss
+from ganfast.ops.losses import reference
 
 __all__ = ["SHAPES", "suite"]
 
 Call = Callable[..., tuple[Tensor, ...]]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((64,), (128,), (128, 1, 30, 30), (2**24,))
-"""Scores of a DCGAN's batch, of a PatchGAN's, and enough of them to fill memory."""
+"""Scores of a batch of DCGAN, of PatchGAN, and more than any cache holds."""
 
 
 def suite(options: Options) -> Iterator[Case]:
@@ -60,14 +60,8 @@ def _our_discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
 
 
 def _script_discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
-    real_probability, fake_probability = real.sigmoid(), fake.sigmoid()
-    real_loss = torch_functional.binary_cross_entropy(
-        real_probability, torch.full_like(real_probability, 1.0, requires_grad=False)
-    )
-    fake_loss = torch_functional.binary_cross_entropy(
-        fake_probability, torch.full_like(fake_probability, 0.0, requires_grad=False)
-    )
-    return real_loss + fake_loss, real_probability.mean(), fake_probability.mean()
+    scores = real.sigmoid(), fake.sigmoid()
+    return reference.discriminator_loss(*scores, "probabilities", real_label=1.0, fake_label=0.0)
 
 
 def _our_generator(fake: Tensor) -> tuple[Tensor, ...]:
@@ -75,9 +69,7 @@ def _our_generator(fake: Tensor) -> tuple[Tensor, ...]:
 
 
 def _script_generator(fake: Tensor) -> tuple[Tensor, ...]:
-    probability = fake.sigmoid()
-    label = torch.full_like(probability, 1.0, requires_grad=False)
-    return (torch_functional.binary_cross_entropy(probability, label),)
+    return (reference.mean_loss(fake.sigmoid(), "probabilities", label=1.0),)
 
 
 def _case(

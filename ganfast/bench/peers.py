@@ -1,4 +1,4 @@
-"""The layers and loops that ganfast is measured beside, and why one may be missing."""
+"""The peers that ganfast is compared with, and why one may be missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from torch import nn
 
 from ganfast import backend
 from ganfast.bench.case import BACKENDS
+from ganfast.machine import native_precisions
 
-__all__ = ["PEERS", "layer", "why_missing"]
+__all__ = ["BF16", "PEERS", "layer", "why_missing"]
+
+BF16 = ("bf16", "all-bf16")
+"""Peers that compute in bfloat16."""
 
 PEERS = {
     "eager": "torch's own layers",
@@ -21,6 +25,7 @@ PEERS = {
     "layers": "the plain loop with ganfast's layers (step only)",
     "losses": "ganfast's step, unpaired (step only)",
     "paired": "ganfast's step, paired, with torch's default Adam (step only)",
+    "compiled": "ganfast's step with compile=True (step only)",
     "all-bf16": "ganfast's step in bf16, channels-last (step only)",
     "native": "ganfast with its C++/CUDA kernels",
     "triton": "ganfast with its Triton kernels",
@@ -30,16 +35,18 @@ PEERS = {
 
 
 def why_missing(name: str, suite_peers: tuple[str, ...], device: str) -> str:
-    """Return why a peer cannot be measured, or "" where it can."""
+    """Return why a peer cannot be measured, or "" if it can."""
     if name not in suite_peers:
         return "has no counterpart in this suite"
+    if name in BF16 and "bf16" not in native_precisions(device):
+        return f"{device} has no bfloat16 instructions here, and emulates them many times slower"
     if name in BACKENDS:
         if name not in backend.available(device):
             return f"ganfast has no {name} kernels on {device} here; ganfast info says why"
     elif name in ("timm", "inplace_abn"):
         try:
             importlib.import_module(name)
-        except Exception as error:  # a package built for another torch fails in its own ways
+        except Exception as error:  # a package built for another torch may fail in any way
             return f"{str(error).partition(chr(10))[0]} (pip install {name})"
     return ""
 
@@ -71,7 +78,7 @@ def layer(name: str, pair: Any, ours: nn.Module) -> Any:
 
 
 class _Copied(nn.Module):
-    """Hand a layer that overwrites its input a copy, as the layer before it would make."""
+    """Give a layer that overwrites its input a copy, as an earlier layer would write it."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

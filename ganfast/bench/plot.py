@@ -1,4 +1,4 @@
-"""Draw what was measured."""
+"""Plots of benchmark results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOTS_PER_INCH = 120
 
 
 def bars(results: Sequence[Result], path: str, *, title: str = "", description: str = "") -> None:
-    """Draw, for every case, each peer's time over ours as a bar into a PNG file.
+    """Draw the speedup over each peer in every case as a bar, into a PNG file.
 
     Args:
         results: of one or more suites.
@@ -43,9 +43,9 @@ def bars(results: Sequence[Result], path: str, *, title: str = "", description: 
         [f"{result.shape} {result.variant}, {result.passes}" for result in results],
         fontsize=8,
     )
-    axes.margins(x=0.08, y=0.01)  # room for the figures at the ends of the bars
+    axes.margins(x=0.08, y=0.01)  # room for the numbers at the ends of the bars
     axes.invert_yaxis()
-    axes.set_xlabel("its time over that of ganfast")
+    axes.set_xlabel("speedup of ganfast")
     axes.set_title(title)
     if peers:
         axes.legend()
@@ -55,10 +55,10 @@ def bars(results: Sequence[Result], path: str, *, title: str = "", description: 
 def roofline(
     results: Sequence[Result], path: str, *, title: str = "", description: str = ""
 ) -> None:
-    """Draw bytes a second over the size of a case's tensor, with a copy's as the roof.
+    """Draw bandwidth over the size of a case's tensor, with that of a copy as the roof.
 
-    Every provider is credited with the bytes that must be moved at the least, so that a point's
-    height is its speed; "clone" with those it moves. Cases without a count of bytes are left out.
+    The bandwidth counts the bytes that must be moved, whatever a provider does move, so that a
+    point's height is its speed. Cases without a count of bytes are left out.
 
     Args:
         results: of one suite and machine.

@@ -27,8 +27,15 @@ TITLES = {
     "overhead": "BatchNorm + LeakyReLU on 256 values",
     "step": "training step",
 }
-TAKEN = ("peak MB", "eager's peak MB", "ours over eager's", "kernels", "eager's kernels")
-"""Columns of whole steps, each only where a file of results says something there."""
+TAKEN = (
+    "time over floor",
+    "peak MB",
+    "eager's peak MB",
+    "ours over eager's",
+    "kernels",
+    "eager's kernels",
+)
+"""Columns of whole steps, each shown if a file of results has values for it."""
 
 
 def render(text: str, name: str, rendered: str) -> str:
@@ -169,12 +176,13 @@ def _rows(results: Sequence[Result]) -> str:
 
 
 def _taken(result: Result) -> dict[str, str]:
-    """Return what a step takes beside time, by heading; "" where it was not measured."""
+    """Return memory and kernels of a step by heading; "" if they were not measured."""
     megabytes = {name: f"{size / 1e6:.0f}" for name, size in result.peak_bytes.items()}
     kernels = {name: str(count) for name, count in result.kernels.items()}
     share = result.share_of_peak("eager")
+    over_floor = "" if math.isnan(result.over_floor) else f"{result.over_floor:.2f}"
     values = (
-        megabytes.get("ganfast", ""), megabytes.get("eager", ""),
+        over_floor, megabytes.get("ganfast", ""), megabytes.get("eager", ""),
         "" if math.isnan(share) else f"{share:.2f}",
         kernels.get("ganfast", ""), kernels.get("eager", ""),
     )  # fmt: skip

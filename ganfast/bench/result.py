@@ -1,4 +1,4 @@
-"""What was measured of one case, and what follows from it."""
+"""The result of one benchmark case."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganfast.bench.floor import FLOORS
+
 __all__ = ["Result", "geometric_mean", "read"]
 
-MEMORY = ("clone", "sum")
-"""Providers that are no peers: they say what memory allows."""
+LIMITS = ("clone", "sum", *FLOORS)
+"""Providers that are no peers but limits: of memory, and of a step's convolutions."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,16 @@ class Result:
 
     Attributes:
         ms: milliseconds of one call of each provider: median, lower and upper quartile.
-        bytes: that must be moved at the least; 0 where that says nothing.
+        bytes: least number of bytes to read and write; 0 if memory is not the limit.
         copy_bytes: that "clone" moves.
         images: that a call trains on.
         cold: whether calls took inputs in turn that exceed any cache.
         graphs: whether replays of CUDA graphs were timed.
         machine: see ``ganfast.bench.fingerprint``.
-        peak_bytes: of memory that each provider had allocated at one time; empty where that was
-            not measured, as in files of earlier versions.
-        kept_bytes: what of it stays between two calls.
-        kernels: that a call of each provider runs on a GPU; empty on the CPU.
+        peak_bytes: peak of the allocated memory of each provider; empty if not measured, as in
+            files of earlier versions.
+        kept_bytes: the part that is still allocated after a call.
+        kernels: number of kernels of a call on a GPU; empty on the CPU.
     """
 
     suite: str
@@ -51,10 +53,10 @@ class Result:
     @property
     def peers(self) -> list[str]:
         """Names of the providers that compute the same as ganfast."""
-        return [name for name in self.ms if name not in ("ganfast", *MEMORY)]
+        return [name for name in self.ms if name not in ("ganfast", *LIMITS)]
 
     def ratio(self, name: str) -> float:
-        """Return a provider's time over ours: how many times faster ganfast is."""
+        """Return the speedup of ganfast over a provider."""
         return self.ms[name][0] / self.ms["ganfast"][0]
 
     def gigabytes_per_second(self, name: str) -> float:
@@ -64,13 +66,19 @@ class Result:
 
     @property
     def share_of_copy(self) -> float:
-        """Our bytes a second over those of a copy in the same run; NaN where there is none."""
+        """Bandwidth of ganfast over that of a copy in the same run; NaN if there is no copy."""
         if not self.copy_bytes or not self.bytes or "clone" not in self.ms:
             return math.nan
         return self.gigabytes_per_second("ganfast") / self.gigabytes_per_second("clone")
 
+    @property
+    def over_floor(self) -> float:
+        """Our time over that of a step's convolutions in the faster layout; NaN if unknown."""
+        floors = [self.ms[name][0] for name in FLOORS if name in self.ms]
+        return self.ms["ganfast"][0] / min(floors) if floors else math.nan
+
     def share_of_peak(self, name: str) -> float:
-        """Return our memory at its peak over a provider's; NaN where one is unknown."""
+        """Return the peak memory of ganfast over that of a provider; NaN if one is unknown."""
         if not {"ganfast", name} <= self.peak_bytes.keys():
             return math.nan
         return self.peak_bytes["ganfast"] / self.peak_bytes[name]

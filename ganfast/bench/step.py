@@ -20,7 +20,9 @@ from ganfast.bench.case import (
     checked,
     serving,
 )
+from ganfast.bench.floor import FLOORS, floor
 from ganfast.bench.footprint import Footprint, footprint
+from ganfast.bench.peers import BF16
 from ganfast.models import GAN, dcgan, stock
 from ganfast.nn import GANLoss
 from ganfast.training import GANStep
@@ -28,32 +30,34 @@ from ganfast.training import GANStep
 __all__ = ["suite"]
 
 SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64), (128, 3, 64, 64))
-"""Batch, channels and sides of the images: MNIST's padded to 32, and the paper's, whose batches
-are of 128."""
+"""Batch, channels, height and width: MNIST padded to 32, and the paper's images, whose batch is
+128."""
 
 WIDTH = {32: 32, 64: 64}
 
-INGREDIENTS = ("layers", "losses", "paired", "all-bf16")
-"""Peers between the plain loop and ganfast's step, each with one more of its parts, and beyond."""
-
-BF16 = ("bf16", "all-bf16")
+INGREDIENTS = ("layers", "losses", "paired", "compiled", "all-bf16")
+"""Peers between the plain loop and ganfast's step, each with one more of its parts; and bf16."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "losses": {"paired": False},
-    "paired": {"paired": True},
+    "minimal": {"paired": False, "channels_last": False, "capture": "never"},
+    "losses": {"paired": False, "channels_last": False},
+    "paired": {"paired": True, "channels_last": False},
+    "compiled": {"compile": True},
     "all-bf16": {"precision": "bf16", "channels_last": True},
 }
-"""Of GANStep, by provider."""
+"""Options of GANStep, by provider."""
 
 
 def suite(options: Options) -> Iterator[Case]:
     """Yield the cases: ganfast's step and layers beside the PyTorch example's loop and layers.
 
     "ganfast" is the step in float32 with all that keeps its numbers: fused layers, the loss in one
-    kernel, real and generated images paired on a GPU, and Adam in one kernel. Peers: "eager" and
-    "compile" are the example's loop; "bf16" the same, channels-last, under torch.autocast; "layers"
-    the same with fused layers, "losses" ganfast's unpaired step, "paired" the paired one with
-    torch's default Adam, "all-bf16" ganfast's step with precision="bf16", channels-last.
+    kernel, the faster layout, real and generated images paired on a GPU, and Adam in one kernel.
+    Peers: "eager" and "compile" are the example's loop; "bf16" the same, channels-last, under
+    torch.autocast; "layers" the same with fused layers, "losses" ganfast's unpaired step, "paired"
+    the paired one with torch's default Adam, both contiguous, "compiled" ganfast's step with
+    compile=True, "all-bf16" that with precision="bf16", channels-last. The floors are the step's
+    convolutions alone, in either layout.
     """
     for shape in options.shapes or SHAPES:
         yield _case(shape, options)
@@ -76,7 +80,9 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
     def build() -> Providers:
         gan, real = start()
         calls = {name: _call(name, gan, real) for name in names}
-        return checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
+        checked(calls, 1e-3, seed=lambda: torch.manual_seed(1), rough=BF16)
+        minimal = _call("minimal", gan, real)  # it computes no gradient that it does not use
+        return calls | {f: floor(minimal, layout, real.device) for f, layout in FLOORS.items()}
 
     def footprints() -> dict[str, Footprint]:
         gan, real = start()
@@ -87,7 +93,8 @@ def _case(shape: tuple[int, ...], options: Options) -> Case:
         return found
 
     label = "x".join(map(str, shape))
-    return Case(label, "DCGAN", "step", build, names, images=shape[0], footprints=footprints)
+    all_names = (*names, *FLOORS)
+    return Case(label, "DCGAN", "step", build, all_names, images=shape[0], footprints=footprints)
 
 
 def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]:
@@ -102,8 +109,9 @@ def _call(name: str, gan: GAN, real: Tensor) -> Callable[[], tuple[Tensor, ...]]
         torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999), fused=fused)
         for network in (generator, discriminator)
     )
-    if name == "compile":
+    if name in ("compile", "compiled"):
         torch._dynamo.reset()  # after eight networks it would run the ninth uncompiled
+    if name == "compile":
         generator, discriminator = torch.compile(generator), torch.compile(discriminator)
     if of_torch or name == "layers":
         bf16 = name == "bf16"

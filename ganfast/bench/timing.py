@@ -1,4 +1,4 @@
-"""Time functions beside one another."""
+"""Interleaved timing of functions."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def compare(
     device: str | torch.device = "cpu",
     graphs: bool = False,
 ) -> dict[str, Timing]:
-    """Time every provider once in each of many rounds, so that all meet the same machine.
+    """Time every provider once in each round, so that a change of the machine affects all alike.
 
-    A measurement is as many calls as fill ``least_seconds``; what a call returns is dropped
-    before the next call, so outputs are allocated afresh each time, as autograd does. A provider
-    named for a backend of ganfast is called with that backend.
+    A measurement is as many calls as fill ``least_seconds``; the result of a call is freed before
+    the next call, so outputs are allocated each time, as in autograd. A provider named for a
+    backend of ganfast is called with that backend.
 
     Args:
-        providers: what to time, by name, with arguments bound.
+        providers: functions to time, by name.
         rounds: measurements of each.
         least_seconds: shortest measurement worth taking, for calls of microseconds.
-        device: waited for before the clock is read.
-        graphs: time replays of CUDA graphs, which is the device's time without the host's. Each
-            graph holds CALLS_PER_GRAPH calls or more.
+        device: synchronised before the clock is read.
+        graphs: time replays of CUDA graphs, without host time. Each graph holds at least
+            CALLS_PER_GRAPH calls.
 
     Example::
 

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ganfast.cli import anomaly, augment, bench, classify, edit, export, info, sample, train, verify
 from ganfast.cli.errors import INTERRUPTED, CommandError
-from ganfast.training.processes import one_speaker
+from ganfast.training.processes import one_reporter
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = BAD_INPUT
     except KeyboardInterrupt:
         message, code = "interrupted", INTERRUPTED
-    with one_speaker() as speaks:
-        if speaks:
+    with one_reporter() as reports:
+        if reports:
             print(f"ganfast: {message}", file=sys.stderr, flush=True)
     return code

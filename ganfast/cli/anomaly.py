@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 from ganfast.applications.anomaly import (
     METHODS,
-    Detector,
     DetectorOptions,
     Outcome,
     evaluate,
@@ -24,18 +21,10 @@ from ganfast.applications.anomaly import (
 )
 from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import scored_part, table
-from ganfast.applications.labelled import LabelledData, load_labelled
-from ganfast.applications.records import Record
-from ganfast.cli.errors import CommandError, require
-from ganfast.cli.options import add_data_options, positive, seed
-from ganfast.models.dcgan import IMAGE_SIZES
-from ganfast.training import (
-    CheckpointError,
-    DataError,
-    DivergenceError,
-    keep_freed_memory,
-    load_images,
-)
+from ganfast.cli.errors import CommandError, in_one_line, require
+from ganfast.cli.experiment import Experiment, add_experiment, each_once
+from ganfast.cli.options import chosen, positive
+from ganfast.training import DataError, keep_freed_memory, load_images
 from ganfast.training.data import image_files
 
 __all__ = ["add_parser", "run"]
@@ -45,11 +34,11 @@ RECORD, PLOT, WORST, DETECTOR = "record.json", "auroc.png", "worst.png", "detect
 SCORES = ("file", "score", "share of normal images below")
 SEARCH_IMAGES = 500
 PREFERRED = "features"
+NAMES = ("data", "normal", "methods", "seeds")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
-    default = DetectorOptions()
     parser = subparsers.add_parser(
         "anomaly",
         help="find unusual images with a GAN trained on normal ones",
@@ -58,9 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--model and --score. A detector's file holds the normal images it compares with.",
     )
     parser.set_defaults(run=run)
-    add_data_options(parser)
-    add = parser.add_argument
-    what = parser.add_mutually_exclusive_group()
+    protocol = add_experiment(parser, DetectorOptions, seeds=(0,), out=None)
+    what = protocol.add_mutually_exclusive_group()
     what.add_argument(
         "--normal", nargs="+", metavar="CLASS", default=[ALL],
         help="classes to take as normal, one after another (default: all)",
@@ -70,35 +58,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="every image of --data is normal: train one detector and measure nothing, for "
         "there are no anomalies to measure with",
     )  # fmt: skip
-    described = "; ".join(f"{name}: {what}" for name, what in METHODS.items())
-    add(
+    described = "; ".join(f"{name}: {words}" for name, words in METHODS.items())
+    protocol.add_argument(
         "--methods", nargs="+", choices=METHODS, metavar="METHOD",
         help=f"scores to make (default: all four; with --score {PREFERRED}). {described}",
     )  # fmt: skip
-    add("--seeds", nargs="+", type=seed, default=[0], help="one detector each (default: 0)")
-    add("--out", metavar="PATH", required=True, help="folder to write to; with --score a CSV file")
-    group = parser.add_argument_group("scoring a folder")
-    group.add_argument("--model", metavar="FILE", help="a detector.safetensors of an earlier run")
-    group.add_argument("--score", metavar="FOLDER", help="images to score")
-    add = parser.add_argument_group("training").add_argument
-    add(
-        "--image-size", type=int, choices=IMAGE_SIZES, default=default.image_size,
-        help="side of the images in pixels (default: %(default)s)",
-    )  # fmt: skip
-    sizes = {
-        "width": "feature maps beside the image",
-        "latent": "length of a latent vector",
-        "steps": "steps of the GAN",
-        "encoder-steps": "steps of the encoder",
-        "search-steps": "steps of the method latent",
-    }
-    for name, meaning in sizes.items():
-        value = getattr(default, name.replace("-", "_"))
-        add(f"--{name}", type=positive, default=value, help=f"{meaning} (default: {value})")
-    add(
+    protocol.add_argument(
         "--search-images", type=positive, default=SEARCH_IMAGES,
         help="test images that the method latent scores, drawn once (default: %(default)s)",
     )  # fmt: skip
+    group = parser.add_argument_group("scoring a folder")
+    group.add_argument("--model", metavar="FILE", help="a detector.safetensors of an earlier run")
+    group.add_argument("--score", metavar="FOLDER", help="images to score")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,23 +77,18 @@ def run(args: argparse.Namespace) -> int:
     require("torchvision", "sklearn", "matplotlib", "safetensors")
     if (args.model is None) != (args.score is None):
         raise CommandError("--model and --score belong together: a detector, and images for it")
-    methods = args.methods or ([PREFERRED] if args.score else list(METHODS))
-    methods = list(dict.fromkeys(methods))
+    args.methods = each_once(args.methods or ([PREFERRED] if args.score else METHODS))
     out = Path(args.out)
     keep_freed_memory()
-    try:
+    with in_one_line(out):
         if args.score:
-            _score(args.model, Path(args.score).expanduser(), methods, out)
+            _score(args.model, Path(args.score).expanduser(), args.methods, out)
             return 0
         out.mkdir(parents=True, exist_ok=True)
         if args.all_normal:
-            _train_on_everything(args, methods, out)
+            _train_on_everything(args, out)
         else:
-            _measure(args, methods, out)
-    except (DataError, CheckpointError, DivergenceError) as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"cannot write to {out}: {error}") from error
+            _measure(args)
     return 0
 
 
@@ -149,121 +115,85 @@ def _score(model: str, folder: Path, methods: Sequence[str], out: Path) -> None:
     )
 
 
-def _train_on_everything(args: argparse.Namespace, methods: Sequence[str], out: Path) -> None:
+def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
     normal = load_images(
         args.data, root=args.root, download=args.download, image_size=args.image_size
     )
-    options = replace(_options(args), seed=args.seeds[0])
-    detector = train_detector(normal, options, methods=methods)
+    detector = train_detector(normal, _options(args, args.seeds[0]), methods=args.methods)
     save_detector(detector, out / DETECTOR)
     print(f"trained on {len(detector.known)} images of {normal.name}: {out / DETECTOR}")
 
 
-def _measure(args: argparse.Namespace, methods: Sequence[str], out: Path) -> None:
-    data = load_labelled(
-        args.data, root=args.root, download=args.download, image_size=args.image_size
-    )
+def _measure(args: argparse.Namespace) -> None:
+    experiment = Experiment("anomaly", args)
     # torchvision calls MNIST's classes "0 - zero" and so on.
-    data = replace(data, classes=tuple(name.partition(" - ")[0] for name in data.classes))
-    normal = list(data.classes) if args.normal == [ALL] else list(dict.fromkeys(args.normal))
+    classes = tuple(name.partition(" - ")[0] for name in experiment.data.classes)
+    experiment.data = replace(experiment.data, classes=classes)
+    normal = list(classes) if args.normal == [ALL] else each_once(args.normal)
     for name in normal:
-        if name not in data.classes:
-            raise DataError(f"{data.name} has no class {name!r}; it has {', '.join(data.classes)}")
+        if name not in classes:
+            raise DataError(
+                f"{experiment.data.name} has no class {name!r}; it has {', '.join(classes)}"
+            )
     outcomes: list[Outcome] = []
     try:
-        _evaluate_each(args, data, normal, methods, out, outcomes)
+        _evaluate_each(args, experiment, normal, outcomes)
     finally:  # a run that is interrupted leaves what it measured
         if outcomes:
-            _draw(data, methods, outcomes, args, out)
-    _print_table(table(outcomes), methods)
-    print(f"area under the ROC curve; see {out / RECORD}, {out / PLOT} and {out / WORST}")
+            _draw(args, experiment, outcomes)
+    _print_table(table(outcomes), args.methods)
+    files = (experiment.out / name for name in (RECORD, PLOT, WORST))
+    print("area under the ROC curve; see {}, {} and {}".format(*files))
 
 
 def _evaluate_each(
-    args: argparse.Namespace,
-    data: LabelledData,
-    normal: Sequence[str],
-    methods: Sequence[str],
-    out: Path,
-    outcomes: list[Outcome],
+    args: argparse.Namespace, experiment: Experiment, normal: Sequence[str], outcomes: list[Outcome]
 ) -> None:
     """Add an outcome for every seed and class, seeds outermost, and keep the record up to date."""
-    started = time.perf_counter()
-    for number in dict.fromkeys(args.seeds):
-        for name in normal:
-            detector, outcome = evaluate(
-                data, name, replace(_options(args), seed=number),
-                methods=methods, search_images=args.search_images,
-            )  # fmt: skip
-            if number == args.seeds[0]:
-                _save(detector, name, normal, out)
-            outcomes.append(outcome)
-            found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
-            print(f"normal {name}, seed {number}: {found}", flush=True)
-            _record(args, data, methods, outcomes, time.perf_counter() - started).save(out / RECORD)
-
-
-def _options(args: argparse.Namespace) -> DetectorOptions:
-    names = ("image_size", "width", "latent", "steps", "encoder_steps", "search_steps")
-    return DetectorOptions(**{name: getattr(args, name) for name in names})
-
-
-def _save(detector: Detector, name: str, normal: Sequence[str], out: Path) -> None:
-    if len(normal) == 1:
-        save_detector(detector, out / DETECTOR)
-    else:
-        word = re.sub(r"\W+", "-", name)
-        save_detector(detector, out / f"detector-{word}.safetensors")
-
-
-def _record(
-    args: argparse.Namespace,
-    data: LabelledData,
-    methods: Sequence[str],
-    outcomes: Sequence[Outcome],
-    seconds: float,
-) -> Record:
-    settings: dict[str, Any] = asdict(_options(args))
+    usual = {**vars(DetectorOptions()), "search_images": SEARCH_IMAGES}
+    changed = [name for name in usual if name in args and getattr(args, name) != usual[name]]
+    settings = asdict(_options(args, 0))
     del settings["seed"]
-    words = ["ganfast", "anomaly", "--data", args.data, "--normal", *args.normal]
-    words += ["--methods", *methods, "--seeds", *map(str, args.seeds)]
-    for name, usual in {**asdict(DetectorOptions()), "search_images": SEARCH_IMAGES}.items():
-        if name in args and getattr(args, name) != usual:
-            words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     options = {
         "data": args.data,
-        "training_images": len(data.train),
-        "test_images": len(data.test),
-        "search_images": min(args.search_images, len(data.test)),
+        "training_images": len(experiment.data.train),
+        "test_images": len(experiment.data.test),
+        "search_images": min(args.search_images, len(experiment.data.test)),
         **settings,
-        "channels": data.train.image_shape[0],
+        "channels": experiment.data.train.image_shape[0],
     }
-    return Record(
-        application="anomaly",
-        command=shlex.join(words),
-        options=options,
-        table=table(outcomes),
-        seeds=[outcome.row() for outcome in outcomes],
-        seconds=round(seconds, 1),
-    )
+    for seed in each_once(args.seeds):
+        for name in normal:
+            detector, outcome = evaluate(
+                experiment.data, name, _options(args, seed),
+                methods=args.methods, search_images=args.search_images,
+            )  # fmt: skip
+            if seed == args.seeds[0]:
+                word = "" if len(normal) == 1 else "-" + re.sub(r"\W+", "-", name)
+                save_detector(detector, experiment.out / f"detector{word}.safetensors")
+            outcomes.append(outcome)
+            found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
+            print(f"normal {name}, seed {seed}: {found}", flush=True)
+            experiment.record(
+                [*NAMES, *changed], options, table(outcomes), [each.row() for each in outcomes]
+            )
 
 
-def _draw(
-    data: LabelledData,
-    methods: Sequence[str],
-    outcomes: Sequence[Outcome],
-    args: argparse.Namespace,
-    out: Path,
-) -> None:
-    plot_auroc(table(outcomes), methods, out / PLOT)
-    method = PREFERRED if PREFERRED in methods else methods[0]
-    part = scored_part(data, method, args.search_images)
+def _options(args: argparse.Namespace, seed: int) -> DetectorOptions:
+    return DetectorOptions(**chosen(args, DetectorOptions), seed=seed)
+
+
+def _draw(args: argparse.Namespace, experiment: Experiment, outcomes: Sequence[Outcome]) -> None:
+    plot_auroc(table(outcomes), args.methods, experiment.out / PLOT)
+    method = PREFERRED if PREFERRED in args.methods else args.methods[0]
+    part = scored_part(experiment.data, method, args.search_images)
+    images = experiment.data.test.images[part]
     cases = {
-        outcome.normal: (data.test.images[part], outcome.scores[method], outcome.anomalous[part])
+        outcome.normal: (images, outcome.scores[method], outcome.anomalous[part])
         for outcome in outcomes
         if outcome.seed == args.seeds[0]
     }
-    draw_errors(cases, method, out / WORST)
+    draw_errors(cases, method, experiment.out / WORST)
 
 
 def _print_table(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,19 +18,16 @@ from ganfast.applications.augment import (
     save_image_folder,
     summarise,
 )
-from ganfast.applications.labelled import LabelledData, load_labelled
-from ganfast.applications.records import Record
-from ganfast.cli.errors import CommandError, require
-from ganfast.cli.options import add_data_options, positive, seed
-from ganfast.cli.processes import own_device
+from ganfast.cli.errors import CommandError, in_one_line, require
+from ganfast.cli.experiment import Experiment, add_device, add_experiment
+from ganfast.cli.options import chosen, positive
 from ganfast.models.dcgan import IMAGE_SIZES
-from ganfast.training import DataError, DivergenceError, keep_freed_memory
 
 __all__ = ["add_parser", "run"]
 
-SEEDS = (0, 1, 2, 3, 4)
 IMAGE_SIZE = 16  # enough for digits, and four times as fast as 32
 NEEDED_PACKAGES = ("torchvision", "scipy", "matplotlib")
+NAMES = ("data", "labels", "image_size", "per_class", "updates", "gan_updates", "width", "seeds")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -45,25 +41,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "samples.png (a row for each class) and images/CLASS/00000.png, generated with the first "
         "seed, as 'folder:PATH' and torchvision's ImageFolder read them.",
     )
-    add_data_options(parser)
-    default, gan = AugmentOptions(labels=1), GeneratorOptions()
-    add = parser.add_argument
+    parser.set_defaults(run=run)
+    protocol = add_experiment(
+        parser, AugmentOptions, GeneratorOptions, seeds=(0, 1, 2, 3, 4), out="runs/augment"
+    )
+    add_device(protocol)
+    add = protocol.add_argument
     add("--image-size", type=int, choices=IMAGE_SIZES, default=IMAGE_SIZE,
         help=f"side of the images in pixels (default: {IMAGE_SIZE})")  # fmt: skip
     add("--labels", type=positive, default=100, help="labelled images (default: 100)")
-    add("--seeds", type=seed, nargs="+", default=list(SEEDS), metavar="SEED",
-        help="a comparison each (default: 0 1 2 3 4)")  # fmt: skip
-    add("--out", metavar="PATH", default="runs/augment", help="default: runs/augment")
-    add("--per-class", type=positive, default=default.per_class, metavar="IMAGES",
-        help=f"generated images of each class (default: {default.per_class})")  # fmt: skip
-    add("--updates", type=positive, default=default.updates,
-        help=f"of each classifier (default: {default.updates})")  # fmt: skip
-    add("--gan-updates", type=positive, default=gan.updates, metavar="UPDATES",
-        help=f"of the conditional DCGAN (default: {gan.updates})")  # fmt: skip
-    add("--width", type=positive, default=gan.width,
-        help=f"feature maps of the DCGAN beside the image (default: {gan.width})")  # fmt: skip
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,68 +57,45 @@ def run(args: argparse.Namespace) -> int:
     require(*NEEDED_PACKAGES)
     if len(set(args.seeds)) < len(args.seeds):
         raise CommandError(f"--seeds must differ, got {' '.join(map(str, args.seeds))}")
-    out = Path(args.out)
-    if (out / "images").exists():
-        raise CommandError(f"{out / 'images'} is there already; remove it or give another --out")
-    options = AugmentOptions(
-        labels=args.labels,
-        per_class=args.per_class,
-        updates=args.updates,
-        generator=GeneratorOptions(updates=args.gan_updates, width=args.width),
-    )
-    begun = time.perf_counter()
-    try:
-        data = load_labelled(
-            args.data, root=args.root, download=args.download, image_size=args.image_size
-        )
-        out.mkdir(parents=True, exist_ok=True)
-        results = _run_seeds(data, options, args)
+    images = Path(args.out) / "images"
+    if images.exists():
+        raise CommandError(f"{images} is there already; remove it or give another --out")
+    generator = GeneratorOptions(**chosen(args, GeneratorOptions))
+    options = AugmentOptions(args.labels, **chosen(args, AugmentOptions), generator=generator)
+    with in_one_line(args.out):
+        experiment = Experiment("augment", args)
+        experiment.out.mkdir(parents=True, exist_ok=True)
+        results = _run_seeds(experiment, options, args.seeds)
         rows = summarise([result.accuracies for result in results])
-        record = Record(
-            application="augment",
-            command=_command(args),
-            options={"data": args.data, "image_size": args.image_size, **asdict(options)},
-            table=rows,
-            seeds=[{"seed": r.seed, "accuracies": r.accuracies} for r in results],
-            seconds=time.perf_counter() - begun,
+        record = experiment.record(
+            NAMES,
+            {"data": args.data, "image_size": args.image_size, **asdict(options)},
+            rows,
+            [{"seed": r.seed, "accuracies": r.accuracies} for r in results],
         )
-        record.save(out / "record.json")
-        plot_accuracies([record], out / "accuracies.png")
+        plot_accuracies([record], experiment.out / "accuracies.png")
         first = results[0]
-        save_class_grid(first.images, first.labels, out / "samples.png")
-        save_image_folder(first.images, first.labels, data.classes, out / "images")
-    except (DataError, DivergenceError) as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"cannot write to --out {out}: {error}") from error
+        save_class_grid(first.images, first.labels, experiment.out / "samples.png")
+        save_image_folder(first.images, first.labels, experiment.data.classes, images)
     _print_table(rows, len(results))
-    print(f"wrote record.json, accuracies.png, samples.png and images to {out}")
+    print(f"wrote record.json, accuracies.png, samples.png and images to {args.out}")
     return 0
 
 
 def _run_seeds(
-    data: LabelledData, options: AugmentOptions, args: argparse.Namespace
+    experiment: Experiment, options: AugmentOptions, seeds: Sequence[int]
 ) -> list[SeedResult]:
-    device = own_device(args.device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    data = experiment.data
     print(
         f"{data.name}: {options.labels} of {len(data.train)} labels, {len(data.test)} test images, "
-        f"{len(data.classes)} classes, on {device}"
+        f"{len(data.classes)} classes, on {experiment.device}"
     )
     results = []
-    for number in args.seeds:
-        results.append(run_seed(data, options, number, device=device))
+    for seed in seeds:
+        results.append(run_seed(data, options, seed, device=experiment.device))
         found = (f"{name} {value:.4f}" for name, value in results[-1].accuracies.items())
-        print(f"seed {number}: {'; '.join(found)}", flush=True)
+        print(f"seed {seed}: {'; '.join(found)}", flush=True)
     return results
-
-
-def _command(args: argparse.Namespace) -> str:
-    words = f"ganfast augment --data {args.data} --labels {args.labels}"
-    words += f" --image-size {args.image_size} --per-class {args.per_class}"
-    words += f" --updates {args.updates} --gan-updates {args.gan_updates} --width {args.width}"
-    return f"{words} --seeds {' '.join(map(str, args.seeds))}"
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:

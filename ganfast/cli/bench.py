@@ -25,13 +25,13 @@ from ganfast.verify.runner import DTYPES
 __all__ = ["add_parser", "run"]
 
 CAPABILITIES = {"baseline": "default", "avx2": "avx2", "avx512": "avx512"}
-"""Instruction sets as ganfast calls them, and as torch does."""
+"""Names of instruction sets in ganfast, and in torch."""
 COLD_BYTES = 2**28
 """More than the caches of any processor or GPU at hand."""
 PEAK_TARGET = 0.75
-"""Of eager's memory at its peak, at most."""
-LABEL_WIDTHS = (13, 22, 16)
-"""Of the columns of shapes, variants and passes."""
+"""Largest share of eager's peak memory."""
+LABEL_WIDTHS = (13, 31, 16)
+"""Widths of the columns of shapes, variants and passes."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,17 +39,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "bench",
         help="time ganfast beside its peers",
-        description="Time ganfast beside its peers, interleaved, values compared first. Times are "
-        "medians; ratios are the peer's time over ours. Peers: "
+        description="Time ganfast and its peers, interleaved, after their values were compared. "
+        "Times are medians; ratios are speedups of ganfast. Peers: "
         + "; ".join(f"{name}: {what}" for name, what in PEERS.items())
         + ".",
     )
     parser.add_argument("suite", choices=sorted(SUITES), help="what to time")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if torch sees a GPU)")
     parser.add_argument(
         "--capability",
         choices=CAPABILITIES,
-        help="instruction set of a CPU that ganfast and torch are held to (default: its widest)",
+        help="instruction set of a CPU that ganfast and torch use (default: its widest)",
     )
     parser.add_argument("--passes", nargs="+", choices=PASSES, default=[])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
@@ -68,8 +68,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--graphs",
         action="store_true",
-        help="time replays of CUDA graphs of 20 calls or more, which take inputs in turn: no time "
-        "of the host",
+        help="time replays of CUDA graphs of at least 20 calls, which take inputs in turn, without "
+        "host time",
     )
     parser.add_argument(
         "--keep-memory", action="store_true", help="keep freed memory, as ganfast's training does"
@@ -79,13 +79,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--plot", metavar="FILE", help="draw bars of the ratios (PNG)")
     parser.add_argument(
-        "--roofline", metavar="FILE", help="draw bytes a second beside those of a copy (PNG)"
+        "--roofline", metavar="FILE", help="draw the bandwidth beside that of a copy (PNG)"
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table, and write the files asked for."""
+    """Print a table and write the files."""
     if args.capability:
         _hold_to(args.capability)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _hold_to(capability: str) -> None:
-    """Hold ganfast, torch and oneDNN to an instruction set; each looks at its first use."""
+    """Hold ganfast, torch and oneDNN to an instruction set; each reads it at its first use."""
     for variable, value in (
         ("GANFAST_CPU_CAPABILITY", capability),
         ("ATEN_CPU_CAPABILITY", CAPABILITIES[capability]),
@@ -157,7 +157,7 @@ def _measured(
 
 
 def _written(results: Iterator[Result], path: str) -> Iterator[Result]:
-    """Append each result to a file as it comes, so that what stops the command loses none."""
+    """Append each result to a file as it comes, so that an interruption loses none."""
     with opened(path, "a") as file:
         for result in results:
             print(result.to_json(), file=file, flush=True)
@@ -168,7 +168,7 @@ def _printed(results: Iterator[Result], peers: tuple[str, ...]) -> Iterator[Resu
     """Print each result as it comes, as a row of a table."""
     first = next(results)
     others = [*peers, *(name for name in first.ms if name not in (*peers, "ganfast"))]
-    print(f"of ganfast: ms and what follows; of {', '.join(others)}: time over ganfast's")
+    print(f"ganfast: ms and the columns after it; {', '.join(others)}: speedup of ganfast")
     headings = (*_figures(first), *others)
 
     def show(labels: Iterable[str], values: Iterable[str]) -> None:
@@ -185,7 +185,7 @@ def _printed(results: Iterator[Result], peers: tuple[str, ...]) -> Iterator[Resu
 
 
 def _figures(result: Result) -> dict[str, str]:
-    """Return what the table says of ganfast itself, by heading."""
+    """Return the columns of ganfast itself, by heading."""
     median, lower, upper = result.ms["ganfast"]
     figures = {"ms": f"{median:.4f}", "±": f"{(upper - lower) / 2 / median:.0%}"}
     if result.bytes:
@@ -196,6 +196,8 @@ def _figures(result: Result) -> dict[str, str]:
         figures["images/s"] = f"{1e3 * result.images / median:.0f}"
     if result.peak_bytes:
         figures["peak MB"] = f"{result.peak_bytes['ganfast'] / 1e6:.0f}"
+    if not math.isnan(result.over_floor):
+        figures["/ floor"] = f"{result.over_floor:.2f}"
     if result.kernels:
         figures["kernels"] = str(result.kernels["ganfast"])
     return figures
@@ -208,23 +210,23 @@ def _print_means(results: list[Result]) -> None:
             if name != "ganfast":
                 ratios.setdefault((result.passes, name), []).append(result.ratio(name))
     for (passes, name), values in ratios.items():
-        print(f"{passes}: {name} takes {geometric_mean(values):.2f} of our time (geometric mean), "
-              f"{min(values):.2f} at the least")  # fmt: skip
+        print(f"{passes}: speedup over {name} {geometric_mean(values):.2f} (geometric mean), "
+              f"least {min(values):.2f}")  # fmt: skip
 
 
 def _print_taken(results: list[Result]) -> None:
-    """Say of every provider what its steps take beside time."""
+    """Print the peak memory and the kernels of every provider."""
     for result in results:
         if result.peak_bytes:
             each = (
                 f"{name} {peak / 1e6:.0f} ({result.kept_bytes[name] / 1e6:.0f})"
                 for name, peak in result.peak_bytes.items()
             )
-            print(f"{result.shape}: peak MB (and what stays between steps): {', '.join(each)}")
+            print(f"{result.shape}: peak MB (and after a step): {', '.join(each)}")
         if result.kernels:
             each = (f"{name} {count}" for name, count in result.kernels.items())
             print(f"{result.shape}: kernels a step: {', '.join(each)}")
         share = result.share_of_peak("eager")
         if not math.isnan(share):
-            print(f"{result.shape}: memory at its peak is {share:.2f} of eager's "
+            print(f"{result.shape}: peak memory is {share:.2f} of eager's "
                   f"(target: at most {PEAK_TARGET})")  # fmt: skip

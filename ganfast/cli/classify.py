@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 
 from ganfast.applications.classify import METHODS, Options, Outcome, check, classify
 from ganfast.applications.classify.figures import plot_accuracy, plot_confusion
-from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.records import Record, mean_and_deviation
-from ganfast.cli.errors import CommandError, require
-from ganfast.cli.options import add_data_options, positive, seed
-from ganfast.cli.processes import own_device
-from ganfast.models.dcgan import IMAGE_SIZES
-from ganfast.training import DataError, DivergenceError, keep_freed_memory
+from ganfast.cli.errors import in_one_line, require
+from ganfast.cli.experiment import Experiment, add_device, add_experiment, each_once
+from ganfast.cli.options import chosen, positive
 
 __all__ = ["add_parser", "run", "updates"]
 
@@ -29,11 +24,12 @@ DEFAULT_EPOCHS = 40
 """Small sets are seen so often at most: digits are done within two minutes."""
 
 NEEDED_PACKAGES = ("matplotlib", "torchvision", "tqdm")
+NAMES = ("data", "root", "labels", "method", "seeds", "steps", "epochs", "image_size", "width",
+         "batch_size", "device")  # fmt: skip
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the subcommand."""
-    default = Options()
     parser = subparsers.add_parser(
         "classify",
         help="classify images of which few have labels",
@@ -42,9 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "record.json, confusion.png and, for several numbers of labels, accuracy.png.",
     )
     parser.set_defaults(run=run)
-    add_data_options(parser)
-    add = parser.add_argument_group("protocol").add_argument
-    add(
+    protocol = add_experiment(parser, Options, seeds=(0, 1, 2), out="runs/classify")
+    add_device(protocol)
+    protocol.add_argument(
         "--labels",
         type=positive,
         nargs="+",
@@ -52,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COUNT",
         help="how many images have a label, one or several numbers (default: 100)",
     )
-    add(
+    protocol.add_argument(
         "--method",
         choices=METHODS,
         nargs="+",
@@ -61,96 +57,59 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "features: linear classifier on a GAN's features; supervised: the labels alone, with "
         "sgan's network (default: sgan supervised)",
     )
-    add("--seeds", type=seed, nargs="+", default=[0, 1, 2], help="of everything (default: 0 1 2)")
-    add("--out", metavar="PATH", default="runs/classify", help="default: runs/classify")
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
+    length = protocol.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
         type=positive,
         help=f"updates (default: {DEFAULT_STEPS}, but at most {DEFAULT_EPOCHS} epochs)",
     )
     length.add_argument("--epochs", type=positive, help="passes over the data, instead of --steps")
-    add = group.add_argument
-    add(
-        "--image-size",
-        type=int,
-        choices=IMAGE_SIZES,
-        default=default.image_size,
-        metavar="PIXELS",
-        help=f"side of the images: {', '.join(map(str, IMAGE_SIZES))} "
-        f"(default: {default.image_size})",
-    )
-    add("--width", type=positive, default=default.width, help=f"default: {default.width}")
-    add(
-        "--batch-size",
-        type=positive,
-        default=default.batch_size,
-        help=f"default: {default.batch_size}",
-    )
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, print a table and write the files."""
     require(*NEEDED_PACKAGES, *(["sklearn"] if "features" in args.method else []))
-    start = perf_counter()
-    for name in ("labels", "method", "seeds"):  # each once, in the order given
-        setattr(args, name, list(dict.fromkeys(getattr(args, name))))
-    out = Path(args.out)
-    options = Options(image_size=args.image_size, width=args.width, batch_size=args.batch_size)
-    try:
-        device = own_device(args.device)
-        data = load_labelled(
-            args.data, root=args.root, download=args.download, image_size=args.image_size
-        )
-        check(data, args.labels, args.seeds, options)
-        out.mkdir(parents=True, exist_ok=True)
-        steps = updates(args, len(data.train) // options.batch_size)
-        outcomes = _outcomes(args, data, steps, options, device)
+    for name in ("labels", "method", "seeds"):
+        setattr(args, name, each_once(getattr(args, name)))
+    options = Options(**chosen(args, Options))
+    with in_one_line(args.out):
+        experiment = Experiment("classify", args)
+        check(experiment.data, args.labels, args.seeds, options)
+        experiment.out.mkdir(parents=True, exist_ok=True)
+        steps = updates(args, len(experiment.data.train) // options.batch_size)
+        outcomes = _outcomes(args, experiment, steps, options)
         table = _table(outcomes)
-        record = Record(
-            "classify",
-            _command(args),
-            {"steps": steps, "device": str(device), **asdict(options)},
+        record = experiment.record(
+            NAMES,
+            {"steps": steps, "device": str(experiment.device), **asdict(options)},
             table,
             [_row(outcome) for outcome in outcomes],
-            perf_counter() - start,
         )
         print(_as_text(table))
-        files = _save(record, outcomes, data, out)
-    except (DataError, DivergenceError) as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"cannot write to --out {out}: {error}") from error
+        files = _draw(record, outcomes, experiment)
     print(f"see {', '.join(map(str, files))}")
     return 0
 
 
 def updates(args: argparse.Namespace, per_epoch: int) -> int:
-    """Return how many updates a training has, of what was asked for and an epoch's."""
+    """Return how many updates a training has, from the arguments and the updates of an epoch."""
     if args.epochs:
         return int(args.epochs) * per_epoch
     return args.steps or min(DEFAULT_STEPS, DEFAULT_EPOCHS * per_epoch)
 
 
 def _outcomes(
-    args: argparse.Namespace,
-    data: LabelledData,
-    steps: int,
-    options: Options,
-    device: torch.device,
+    args: argparse.Namespace, experiment: Experiment, steps: int, options: Options
 ) -> list[Outcome]:
-    """Train everything asked for, and say each result as it comes."""
+    """Train everything asked for, and print each result as it comes."""
     from tqdm import tqdm
 
+    data = experiment.data
     print(
         f"{data.name}: {len(data.train)} images to train on, {len(data.test)} to test on, "
-        f"{len(data.classes)} classes; {steps} updates a training, on {device}",
+        f"{len(data.classes)} classes; {steps} updates a training, on {experiment.device}",
         flush=True,
     )
-    if device.type == "cpu":
-        keep_freed_memory()
 
     def progress(title: str, steps: int) -> Iterator[int]:
         return iter(tqdm(range(steps), desc=title, leave=False, mininterval=0.5))
@@ -158,7 +117,7 @@ def _outcomes(
     outcomes = []
     for outcome in classify(
         data, args.method, args.labels, args.seeds, steps, options,
-        device=device, progress=progress,
+        device=experiment.device, progress=progress,
     ):  # fmt: skip
         outcomes.append(outcome)
         print(
@@ -167,18 +126,6 @@ def _outcomes(
             flush=True,
         )
     return outcomes
-
-
-def _command(args: argparse.Namespace) -> str:
-    """Return the command that does the same again, without where files lie on this machine."""
-    words = ["ganfast", "classify", "--data", args.data]
-    if args.root:
-        words += ["--root", "PATH"]
-    words += ["--labels", *args.labels, "--method", *args.method, "--seeds", *args.seeds]
-    for name in ("steps", "epochs", "image_size", "width", "batch_size", "device"):
-        if getattr(args, name):
-            words += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    return shlex.join(map(str, words))
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -215,16 +162,18 @@ def _as_text(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _save(record: Record, outcomes: Sequence[Outcome], data: LabelledData, out: Path) -> list[Path]:
-    """Write the record and the pictures; the confusion is the first method's, over all seeds."""
-    files = [out / "record.json", out / "confusion.png"]
-    record.save(files[0])
+def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -> list[Path]:
+    """Draw the pictures, and return all files; the confusion is the first method's."""
+    data, files = (
+        experiment.data,
+        [experiment.out / "record.json", experiment.out / "confusion.png"],
+    )
     first = outcomes[0]
     own = [o for o in outcomes if (o.labels, o.method) == (first.labels, first.method)]
     title = f"{data.name}, {first.method}, {first.labels} labels: {len(own)} seeds together"
     counts = torch.stack([o.confusion for o in own]).sum(0)
     plot_confusion(counts, data.classes, title, files[1])
     if len({o.labels for o in outcomes}) > 1:
-        files.append(out / "accuracy.png")
+        files.append(experiment.out / "accuracy.png")
         plot_accuracy(record.table, f"{data.name}: mean and deviation over seeds", files[-1])
     return files

@@ -11,12 +11,20 @@ import numpy
 import torch
 from torch import Tensor
 
-from ganfast.applications import edit as editing
-from ganfast.cli.errors import CommandError, require
-from ganfast.cli.options import positive, seed
+from ganfast.applications.edit import (
+    MASKS,
+    SearchOptions,
+    inpaint,
+    make_mask,
+    project,
+    ways,
+)
+from ganfast.cli.errors import CommandError, in_one_line, require
+from ganfast.cli.experiment import add_device
+from ganfast.cli.options import add_options, chosen
 from ganfast.cli.processes import own_device
 from ganfast.models import GAN
-from ganfast.training import CheckpointError, DataError, load_run
+from ganfast.training import load_run
 from ganfast.training.batches import as_float
 from ganfast.training.data import image_files, read_images
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
@@ -25,19 +33,19 @@ __all__ = ["add_parser", "run"]
 
 FRAMES_PER_WAY = 16
 HELD_FRAMES = 6  # on each image of an animation
-SAMPLES = 256  # whose mean is the plainest filling
+SAMPLES = 256  # whose mean is the baseline of inpainting
 MOST_COLUMNS = 16  # of inpaint.png
 GREY = 0.0
 NEEDED_PACKAGES = ("torchvision", "PIL", "scipy")
 
 
 class Given(NamedTuple):
-    """What an action works on: ``images`` are float in [-1, 1], on the generator's device."""
+    """Input of an action: ``images`` are float in [-1, 1], on the generator's device."""
 
     gan: GAN
     names: list[str]
     images: Tensor
-    options: editing.SearchOptions
+    options: SearchOptions
     out: Path
 
 
@@ -49,7 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Search for the latent vectors of given images, and edit the images with them.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    inpaint = _add_action(
+    filling = _add_action(
         actions,
         "inpaint",
         _inpaint,
@@ -58,26 +66,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "each blended image, inpaint-00.png and so on. The original's pixels behind the mask are "
         "used for the printed errors alone.",
     )
-    inpaint.add_argument(
+    filling.add_argument(
         "--mask",
         default="center",
         metavar="MASK",
-        help=f"{', '.join(editing.MASKS)} or FILE, white where to fill (default: center)",
+        help=f"{', '.join(MASKS)} or FILE, white pixels are filled (default: center)",
     )
     _add_action(
         actions,
         "interpolate",
         _interpolate,
-        "ways between images",
-        "Write interpolate.png (a row for each way from an image to the next: the first image, "
-        "what the generator makes on the way, the second image) and interpolate.gif.",
+        "interpolate between images",
+        "Write interpolate.png (a row for each pair of neighbours: the first image, the generated "
+        "ones between them, the second image) and interpolate.gif.",
     )
     _add_action(
         actions,
         "project",
         _project,
         "find latent vectors",
-        "Write project.png (rows of images, each above what the generator makes of its vector) and "
+        "Write project.png (rows of images, each above the image of its latent vector) and "
         "latents.npy, one latent vector an image.",
     )
 
@@ -89,21 +97,13 @@ def _add_action(
     summary: str,
     description: str,
 ) -> argparse.ArgumentParser:
-    default = editing.SearchOptions()
     parser = actions.add_parser(name, help=summary, description=description)
     add = parser.add_argument
     add("folder", metavar="RUN", help="folder that 'ganfast train --out' wrote to")
     add("images", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     add("--out", metavar="PATH", help="folder for the files (default: RUN/edit)")
-    add("--steps", type=positive, default=default.steps, help=f"default: {default.steps}")
-    add(
-        "--restarts",
-        type=positive,
-        default=default.restarts,
-        help=f"searches for each image, of which the best counts (default: {default.restarts})",
-    )
-    add("--seed", type=seed, default=0, help="of the search and the random mask (default: 0)")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
+    add_options(parser, SearchOptions)
+    add_device(parser)
     parser.set_defaults(run=run, act=act)
     return parser
 
@@ -112,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
     """Read the run and the images, and act on them."""
     require(*NEEDED_PACKAGES)
     out = Path(args.out or Path(args.folder) / "edit")
-    options = editing.SearchOptions(steps=args.steps, restarts=args.restarts, seed=args.seed)
-    try:
+    options = SearchOptions(**chosen(args, SearchOptions))
+    with in_one_line(out):
         device = own_device(args.device)
         gan, state = load_run(args.folder)
         files = _files(args.images)
@@ -126,10 +126,6 @@ def run(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
         print(f"generator of step {state['step']}, {len(files)} images, on {device}")
         args.act(args, Given(gan, [file.name for file in files], images, options, out))
-    except (CheckpointError, DataError) as error:
-        raise CommandError(str(error)) from error
-    except OSError as error:
-        raise CommandError(f"cannot write to {out}: {error}") from error
     return 0
 
 
@@ -146,7 +142,7 @@ def _files(words: Sequence[str]) -> list[Path]:
 
 
 def _project(args: argparse.Namespace, given: Given) -> None:
-    found = editing.project(given.gan, given.images, given.options)
+    found = project(given.gan, given.images, given.options)
     numpy.save(given.out / "latents.npy", found.latent.cpu().numpy())
     columns = min(len(given.images), COLUMNS)
     save_grid(_in_rows(columns, given.images, found.images), given.out / "project.png", columns)
@@ -156,12 +152,12 @@ def _project(args: argparse.Namespace, given: Given) -> None:
 
 
 def _interpolate(args: argparse.Namespace, given: Given) -> None:
-    found = editing.project(given.gan, given.images, given.options)
-    stops = editing.ways(given.gan, found.latent, COLUMNS)
+    found = project(given.gan, given.images, given.options)
+    stops = ways(given.gan, found.latent, COLUMNS)
     ends = given.images[:-1, None], given.images[1:, None]
     strip = torch.cat([ends[0], stops, ends[1]], 1)
     save_grid(strip.flatten(0, 1), given.out / "interpolate.png", COLUMNS + 2)
-    frames = editing.ways(given.gan, found.latent, FRAMES_PER_WAY)
+    frames = ways(given.gan, found.latent, FRAMES_PER_WAY)
     held = frames[:, :1].expand(-1, HELD_FRAMES, *frames.shape[2:])
     last = frames[-1, -1:].expand(HELD_FRAMES, *frames.shape[2:])
     film = torch.cat([torch.cat([held, frames], 1).flatten(0, 1), last])
@@ -174,9 +170,9 @@ def _interpolate(args: argparse.Namespace, given: Given) -> None:
 def _inpaint(args: argparse.Namespace, given: Given) -> None:
     from torchvision.utils import save_image
 
-    missing = editing.make_mask(args.mask, given.images.shape[-1], args.seed)
+    missing = make_mask(args.mask, given.images.shape[-1], args.seed)
     missing = missing.to(given.images.device)
-    found = editing.inpaint(given.gan, given.images, missing, given.options)
+    found = inpaint(given.gan, given.images, missing, given.options)
     masked = given.images.masked_fill(missing, GREY)
     columns = min(len(given.images), MOST_COLUMNS)
     rows = _in_rows(columns, given.images, masked, found.completed, found.blended)
@@ -198,7 +194,7 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
         },
     )
     print(
-        "squared errors in the hole, where the given images are whole; "
+        "squared errors in the hole, if the given images are whole; "
         f"mean image: of {SAMPLES} generated ones"
     )
     print(f"wrote inpaint.png and each blended image to {given.out}")
@@ -213,9 +209,9 @@ def _mean_image(given: Given) -> Tensor:
 
 
 def _in_rows(columns: int, *kinds: Tensor) -> Tensor:
-    """Lay images out for a grid: a row of the first kind above one of the second, and so on."""
+    """Lay images out in rows for a grid, one row of each kind in turn."""
     parts = zip(*(kind.split(columns) for kind in kinds), strict=True)
-    grey = kinds[0].new_full((columns, *kinds[0].shape[1:]), GREY)  # as what parts the images
+    grey = kinds[0].new_full((columns, *kinds[0].shape[1:]), GREY)  # the colour between the images
     return torch.cat([torch.cat([row, grey[len(row) :]]) for part in parts for row in part])
 
 

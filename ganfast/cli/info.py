@@ -10,6 +10,7 @@ import torch
 
 import ganfast
 from ganfast import backend
+from ganfast.machine import native_precisions
 
 __all__ = ["add_parser", "run"]
 
@@ -24,12 +25,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print versions, devices, the extension's parts and the table of the backends."""
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     cuda = torch.version.cuda or "none"
     lines = [
         f"ganfast {ganfast.__version__}, torch {torch.__version__} (CUDA {cuda}), "
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"CPU threads: {torch.get_num_threads()}",
         f"GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none visible'}",
+        *(f"native precisions on {d}: {', '.join(native_precisions(d))}" for d in devices),
         "packages: " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
         "",
         *backend.describe_extension(),

@@ -1,68 +1,137 @@
-"""Types of command line options: each turns a word into a value or says what it must be."""
+"""Options of the command line, made from the fields of dataclasses and from ranges of numbers."""
+
+from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ganfast.training.options import POSITIVE, SEED, Option, Range, option, options_of
 
 __all__ = [
-    "add_data_options",
-    "finite_positive",
-    "not_negative",
+    "Source",
+    "add_option",
+    "add_options",
+    "chosen",
+    "flag",
     "positive",
-    "probability",
     "seed",
     "shape",
 ]
 
 
-def add_data_options(parser: argparse.ArgumentParser, *, data: str = "digits") -> None:
-    """Declare where images come from, for commands that need labels."""
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
+@dataclass(frozen=True)
+class Source:
+    """Where images come from."""
+
+    data: str = option(
+        "digits",
+        "digits, mnist, fashion-mnist, cifar10, folder:PATH (for labels, one subfolder a class) or "
+        "npz:PATH",
         metavar="SOURCE",
-        default=data,
-        help="digits, mnist, fashion-mnist, cifar10, folder:PATH (one subfolder a class) or "
-        f"npz:PATH (default: {data})",
+        group="data",
     )
-    add("--root", metavar="PATH", help="where mnist, fashion-mnist, cifar10 lie (default: data)")
-    add("--download", action="store_true", help="fetch them into --root if missing")
+    root: str | None = option(
+        None,
+        "where mnist, fashion-mnist, cifar10 lie",
+        metavar="PATH",
+        group="data",
+        default_help="data",
+        changeable=True,
+    )
+    download: bool = option(
+        False, "fetch them into --root if missing", group="data", changeable=True
+    )
 
 
-def positive(word: str) -> int:
-    """Read a positive integer."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {word!r}")
-    return int(word)
+class _Switch(argparse.BooleanOptionalAction):
+    """Set one value by --name and another by --no-name."""
+
+    def __init__(self, switch: tuple[Any, Any], **others: Any) -> None:
+        super().__init__(**others)
+        self._switch = switch
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        off = str(option_string).startswith("--no-")
+        setattr(namespace, self.dest, self._switch[off])
 
 
-def not_negative(word: str) -> int:
-    """Read 0 or a positive integer."""
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be 0 or a positive integer, got {word!r}")
-    return int(word)
+def flag(name: str, known: Option) -> str:
+    """Return how an option is written on the command line."""
+    return known.flag or f"--{name.replace('_', '-')}"
 
 
-def finite_positive(word: str) -> float:
-    """Read a positive, finite number."""
-    value = _number(word)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {word!r}")
-    return value
+def add_option(
+    container: argparse._ActionsContainer,
+    name: str,
+    default: Any,
+    known: Option,
+    *,
+    absent: Any = argparse.SUPPRESS,
+) -> None:
+    """Declare one option; left out, the parsed arguments have ``absent``, or nothing."""
+    shown = known.default_help or _as_words(default)
+    words: dict[str, Any] = {
+        "dest": _dest(name, known),
+        "default": absent,
+        "help": f"{known.help} (default: {shown})" if shown else known.help,
+    }
+    if known.switch:
+        words |= {"action": _Switch, "switch": known.switch}
+    elif default is False:
+        words["action"] = "store_true"
+    else:
+        if known.range:
+            words["type"] = reader(known.range)
+        if known.choices:
+            words |= {"choices": known.choices, "type": type(next(iter(known.choices)))}
+        if isinstance(default, tuple):
+            words["nargs"] = len(default)
+        words["metavar"] = known.metavar
+    container.add_argument(flag(name, known), **words)
 
 
-def probability(word: str) -> float:
-    """Read a number from 0 up to, not including, 1."""
-    value = _number(word)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {word!r}")
-    return value
+def add_options(container: argparse._ActionsContainer, options: Any) -> None:
+    """Declare the options of a dataclass, with their defaults."""
+    for name, default, known in options_of(options):
+        if known.help:
+            add_option(container, name, default, known, absent=default)
 
 
-def seed(word: str) -> int:
-    """Read a seed that torch's generators accept."""
-    if not word.isdecimal() or int(word) >= 2**63:
-        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 2^63 - 1, got {word!r}")
-    return int(word)
+def chosen(args: argparse.Namespace, options: Any) -> dict[str, Any]:
+    """Return those parsed arguments that are fields of a dataclass, by the names of the fields."""
+    values = {}
+    for name, default, known in options_of(options):
+        if _dest(name, known) in args:
+            value = getattr(args, _dest(name, known))
+            values[name] = tuple(value) if isinstance(default, tuple) else value
+    return values
+
+
+def reader(range: Range) -> Callable[[str], Any]:
+    """Return a function that turns a word into a number of a range, or says what it must be."""
+
+    def read(word: str) -> Any:
+        try:
+            value = range.type(word) if range.type is float or word.isdecimal() else math.nan
+        except ValueError:
+            value = math.nan  # no range contains it
+        if not range.contains(value):
+            raise argparse.ArgumentTypeError(f"{range.must}, got {word!r}")
+        return value
+
+    return read
+
+
+positive, seed = reader(POSITIVE), reader(SEED)
 
 
 def shape(word: str) -> tuple[int, ...]:
@@ -73,8 +142,13 @@ def shape(word: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        return math.nan  # no comparison accepts it
+def _dest(name: str, known: Option) -> str:
+    return flag(name, known).removeprefix("--").replace("-", "_")
+
+
+def _as_words(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(_as_words, default))
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "" if default is None or default is False else str(default)

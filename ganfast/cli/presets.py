@@ -1,13 +1,16 @@
-"""Settings of published GANs for ``ganfast train --preset``, and how settings are resolved."""
+"""Values of the settings of ``ganfast train``, by the names of their fields."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ganfast.cli.errors import CommandError
+__all__ = ["DEFAULTS", "PRESETS"]
 
-__all__ = ["PRESETS", "resolved"]
+# The best grid of digits within two minutes on two CPU cores: on that small set 5e-4 with batches
+# of 32 gets further than Radford's 2e-4 with 64, and 1e-3 falls back.
+DEFAULTS: Mapping[str, Any] = {"steps": 4000, "batch_size": 32, "learning_rate": 5e-4}
+"""What the command sets otherwise than the trainer."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Radford et al. 2015, section 3, https://arxiv.org/abs/1511.06434
@@ -17,7 +20,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "width": 64,
         "latent": 100,
         "batch_size": 128,
-        "lr": 2e-4,
+        "learning_rate": 2e-4,
         "betas": (0.5, 0.999),
         "loss": "bce",
     },
@@ -30,7 +33,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "width": 64,
         "latent": 100,
         "batch_size": 128,
-        "lr": 2e-4,
+        "learning_rate": 2e-4,
         "betas": (0.5, 0.999),
         "loss": "bce",
     },
@@ -43,41 +46,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "width": 128,
         "latent": 100,
         "batch_size": 64,
-        "lr": 2e-4,
+        "learning_rate": 2e-4,
         "betas": (0.5, 0.999),
         "loss": "bce",
     },
 }
-"""Values of the settings of ``ganfast train``; options given beside a preset override them."""
-
-
-def resolved(
-    saved: Mapping[str, Any], given: Mapping[str, Any], changeable: Container[str]
-) -> dict[str, Any]:
-    """Join settings: of a checkpoint or a preset, and those given now.
-
-    Args:
-        saved: all settings of the run to resume, none for a new run.
-        given: those of the command line; among them may be the name of a preset.
-        changeable: names of settings that may differ from those saved.
-
-    Raises:
-        CommandError: a setting given contradicts the saved one.
-
-    Example:
-        >>> from ganfast.cli.presets import resolved
-        >>> resolved({}, {"preset": "dcgan", "lr": 0.001}, ())["lr"]
-        0.001
-    """
-    preset = {**PRESETS.get(given.get("preset", ""), {})}
-    if given.get("model", preset.get("model")) != preset.get("model"):
-        preset.pop("model_options", None)  # which are of the preset's own model
-    for name, value in given.items():
-        if saved and name not in changeable and saved.get(name) != value:
-            raise CommandError(
-                f"--{name.replace('_', '-')} {value} contradicts the run being resumed, which has "
-                f"{saved.get(name)}; leave the option out, or start a new run with another --out"
-            )
-    if "steps" in given or "epochs" in given:
-        saved = {**saved, "steps": None, "epochs": None}
-    return {**preset, **saved, **given}
+"""Published GANs for ``--preset``; options given beside a preset override it."""

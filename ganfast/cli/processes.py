@@ -1,7 +1,4 @@
-"""How a command that trains meets the world: its device, its words and the signals that end it.
-
-Where torchrun started it several times, each process has its own device, and the first speaks.
-"""
+"""Device, output and signals of a command that trains, in one or several processes."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ __all__ = ["only_first_prints", "own_device", "stop_on_interrupt", "warnings_in_
 
 @contextmanager
 def only_first_prints() -> Iterator[None]:
-    """Silence all processes but the first; errors leave the block and are reported outside."""
+    """Silence all ranks but 0; errors leave the block and are reported outside."""
     if launch().rank == 0:
         yield
         return
@@ -33,7 +30,7 @@ def only_first_prints() -> Iterator[None]:
 
 
 def own_device(name: str | None) -> torch.device:
-    """Return the device that ``--device`` means in this process, once it has answered."""
+    """Return the device that ``--device`` means in this process, after a first operation on it."""
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if launch().world_size > 1 and name.startswith("cuda"):
@@ -64,7 +61,7 @@ def _own_gpu(name: str) -> str:
 
 @contextmanager
 def warnings_in_one_line() -> Iterator[None]:
-    """Print what training warns of as the command's own words."""
+    """Print the warnings of training in one line each."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", TrainingWarning)
         warnings.showwarning = lambda message, *_: print(
@@ -75,9 +72,9 @@ def warnings_in_one_line() -> Iterator[None]:
 
 @contextmanager
 def stop_on_interrupt(trainer: Trainer) -> Iterator[None]:
-    """Let a first Ctrl-C or SIGTERM end training after its step, and a second one at once.
+    """End training after its step on the first Ctrl-C or SIGTERM, and at once on the second.
 
-    torchrun repeats a signal that its processes had before, and kills them when they take too long.
+    torchrun repeats a signal to processes that got it already, and kills them after a while.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganfast.cli.errors import CommandError, require
+from ganfast.cli.errors import in_one_line, require
 from ganfast.cli.options import positive, seed
 from ganfast.models import GAN, slerp
-from ganfast.training import CheckpointError, load_run
+from ganfast.training import load_run
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
 
 __all__ = ["add_parser", "run"]
@@ -27,8 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "sample",
         help="make images with a trained generator",
-        description="Draw samples.png, interpolation.png (each row a way between two latent "
-        "vectors) and interpolation.gif from the newest checkpoint of a run.",
+        description="Draw samples.png, interpolation.png (a row between two latent vectors) "
+        "and interpolation.gif from the newest checkpoint of a run.",
     )
     parser.add_argument(
         "run_path",
@@ -44,12 +44,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     """Write the three files."""
     require("torchvision", "PIL", "safetensors")
-    try:
-        gan, state = load_run(args.run_path)
-    except CheckpointError as error:
-        raise CommandError(str(error)) from error
     run_path = Path(args.run_path)
     out = Path(args.out) if args.out else run_path if run_path.is_dir() else run_path.parent
+    with in_one_line(out):
+        gan, state = load_run(run_path)
     rng = torch.Generator().manual_seed(args.seed)
     paths = torch.randn(PATHS, *gan.latent, generator=rng)
     shares = torch.linspace(0, 1, COLUMNS)
@@ -60,14 +58,12 @@ def run(args: argparse.Namespace) -> int:
         for frame in range(FRAMES_PER_PATH)
     ]
     samples, ways, film = (out / name for name in FILES)
-    try:
+    with in_one_line(out):
         out.mkdir(parents=True, exist_ok=True)
         latent = torch.randn(args.count, *gan.latent, generator=rng)
         save_grid(_images(gan, latent), samples)
         save_grid(_images(gan, torch.stack(rows, 1).flatten(0, 1)), ways)
         save_animation(_images(gan, torch.cat(turns)), film)
-    except OSError as error:
-        raise CommandError(f"cannot write to {out}: {error}") from error
     print(f"generator of step {state['step']}: {samples}, {ways}, {film}")
     return 0
 

@@ -6,15 +6,15 @@ import argparse
 import json
 import sys
 import warnings
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ganfast import convert_sync_batchnorm, models
-from ganfast.cli.errors import INTERRUPTED, CommandError, require
-from ganfast.cli.presets import resolved
+from ganfast.cli.errors import INTERRUPTED, CommandError, in_one_line, require
+from ganfast.cli.options import chosen
 from ganfast.cli.processes import (
     only_first_prints,
     own_device,
@@ -22,22 +22,17 @@ from ganfast.cli.processes import (
     warnings_in_one_line,
 )
 from ganfast.cli.train_settings import (
-    CHANGEABLE,
-    DEFAULT_STEPS,
     DEFAULT_WIDTHS,
     QUALITY_EVERY,
     Settings,
     add_settings,
+    resolved,
+    saved_in,
 )
 from ganfast.training import (
-    CheckpointError,
-    DataError,
-    DivergenceError,
     ImageData,
-    ProcessError,
     Processes,
     Trainer,
-    TrainingOptions,
     joined,
     load_images,
     load_newest,
@@ -52,13 +47,12 @@ NEEDED_PACKAGES = ("matplotlib", "safetensors", "torchvision", "tqdm")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the subcommand; options left out are absent, so that ``--resume`` keeps its own."""
+    """Declare the subcommand; ``--resume`` keeps the run's values of options left out."""
     parser = subparsers.add_parser(
         "train",
         help="train a GAN on images",
         description="Train a GAN. Checkpoints, sample grids and metrics go to the folder --out. "
         "Several processes: torchrun --nproc-per-node N -m ganfast train ...",
-        argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=run)
     add = parser.add_argument_group("run").add_argument
@@ -82,28 +76,22 @@ def run(args: argparse.Namespace) -> int:
     """Train, and return 0, or 130 after Ctrl-C or SIGTERM."""
     board = ("tensorboard",) if getattr(args, "tensorboard", False) else ()
     require(*NEEDED_PACKAGES, *board)
-    given = {f.name: vars(args)[f.name] for f in fields(Settings) if f.name in vars(args)}
-    if "betas" in given:
-        given["betas"] = tuple(given["betas"])
     out = Path(args.out)
-    try:
+    with in_one_line(out):
         if args.fidelity:
-            find_inception()  # a missing file must not show after the last step
+            find_inception()  # a missing file must show before training
         with only_first_prints():
             state = _newest_checkpoint(out) if args.resume else None
-            saved = state["configuration"]["settings"] if state else {}
-            settings = Settings(**resolved(saved, given, CHANGEABLE))
-            device = own_device(settings.device)
+            values = resolved(saved_in(state) if state else {}, chosen(args, Settings))
+            device = own_device(values.get("device"))
             with joined(device) as processes:
-                trainer = _build_trainer(settings, out, device, processes)
+                trainer = _build_trainer(values, out, device, processes)
                 if state:
                     trainer.restore(state)
                 code = _train(trainer)
                 if args.fidelity and code == 0 and processes.leads:
-                    _write_fidelity(trainer, settings)
+                    _write_fidelity(trainer)
                 return code
-    except (DataError, CheckpointError, DivergenceError, ProcessError) as error:
-        raise CommandError(str(error)) from error
 
 
 def _newest_checkpoint(out: Path) -> dict[str, Any]:
@@ -112,31 +100,30 @@ def _newest_checkpoint(out: Path) -> dict[str, Any]:
         path, state = load_newest(out)
     for warning in caught:
         print(f"ganfast: warning: {warning.message}", file=sys.stderr)
-    if "settings" not in state["configuration"]:
-        raise CommandError(f"{path} was not written by 'ganfast train'")
     print(f"resuming from {path}")
     return state
 
 
 def _build_trainer(
-    settings: Settings, out: Path, device: torch.device, processes: Processes
+    values: dict[str, Any], out: Path, device: torch.device, processes: Processes
 ) -> Trainer:
-    with processes.first_before_others():  # who may have to fetch them
+    try:
+        settings = Settings(**values)
+    except (TypeError, ValueError) as error:  # of a checkpoint: the parser has checked the others
+        raise CommandError(str(error)) from error
+    with processes.first_before_others():  # rank 0 may have to download them
         data = _load(settings)
-    steps = settings.steps or DEFAULT_STEPS
-    if settings.epochs:
-        steps = settings.epochs * (len(data) // settings.batch_size)
-    every = settings.quality_every
-    if every is None:
-        every = QUALITY_EVERY if data.labels is not None and len(data.labels.unique()) > 1 else 0
     settings = replace(
         settings,  # what checkpoints keep: no default that a later version might change
         channels=data.image_shape[0],
         width=settings.width or DEFAULT_WIDTHS[settings.model],
-        steps=steps,
         epochs=None,
-        quality_every=every,
     )
+    if epochs := values.get("epochs"):
+        per_epoch = max(len(data) // settings.batch_size, 1)  # the trainer refuses none
+        settings = replace(settings, steps=epochs * per_epoch)
+    if "quality_every" not in values and data.labels is not None and len(data.labels.unique()) > 1:
+        settings = replace(settings, quality_every=QUALITY_EVERY)
     model_options = {
         name: getattr(settings, name) for name in ("image_size", "channels", "width", "latent")
     } | settings.model_options
@@ -148,27 +135,16 @@ def _build_trainer(
     if settings.sync_batch_norm:
         for network in (gan.generator, gan.discriminator):
             convert_sync_batchnorm(network)
-    shared = {f.name for f in fields(TrainingOptions)} & {f.name for f in fields(Settings)}
-    options = TrainingOptions(
-        **{name: getattr(settings, name) for name in shared} | {"steps": steps},
-        learning_rate=settings.lr,
-    )
-    configuration = {
-        "model": {"name": settings.model, "options": model_options},
-        "settings": asdict(settings),
-    }
     try:
         trainer = Trainer(
             gan,
             data,
-            options,
+            settings,
             out=out,
             device=device,
-            configuration=configuration,
+            configuration={"model": {"name": settings.model, "options": model_options}},
             processes=processes,
         )
-    except OSError as error:
-        raise CommandError(f"cannot write to --out {out}: {error}") from error
     except ValueError as error:
         raise CommandError(str(error)) from error
     if trainer.quality is not None:
@@ -176,16 +152,17 @@ def _build_trainer(
     channels, height, width = data.image_shape
     print(
         f"training {settings.model} on {data.name}: {len(data)} images of "
-        f"{channels}x{height}x{width}, {steps} steps of {settings.batch_size}, on {device}"
+        f"{channels}x{height}x{width}, {settings.steps} steps of {settings.batch_size}, on {device}"
         + (f", in {processes.count} processes" if processes.count > 1 else ""),
-        flush=True,  # before the run, not after it, where standard output is a file or a pipe
+        flush=True,  # before the run also if standard output is a file or a pipe
     )
     return trainer
 
 
-def _write_fidelity(trainer: Trainer, settings: Settings) -> None:
-    """Compare as many real images, always the same, with generated ones."""
-    data = _load(settings)
+def _write_fidelity(trainer: Trainer) -> None:
+    """Compare a fixed choice of real images with generated ones."""
+    assert isinstance(trainer.options, Settings)
+    data = _load(trainer.options)
     rng = torch.Generator().manual_seed(0)
     real = data.images[torch.randperm(len(data), generator=rng)[:FIDELITY_IMAGES]]
     latent = torch.randn(FIDELITY_IMAGES, *trainer.fixed_noise.shape[1:], generator=rng)
@@ -194,10 +171,7 @@ def _write_fidelity(trainer: Trainer, settings: Settings) -> None:
     figures = fidelity(real, generated, cuda=trainer.device.type == "cuda")
     counted = {"step": trainer.step, "real": len(real), "generated": len(generated), **figures}
     path = trainer.out / "fidelity.json"
-    try:
-        path.write_text(json.dumps(counted, indent=1) + "\n")
-    except OSError as error:
-        raise CommandError(f"cannot write {path}: {error}") from error
+    path.write_text(json.dumps(counted, indent=1) + "\n")
     print(f"FID {figures['frechet_inception_distance']:.2f}; see {path}")
 
 
@@ -212,11 +186,8 @@ def _load(settings: Settings) -> ImageData:
 
 
 def _train(trainer: Trainer) -> int:
-    try:
-        with stop_on_interrupt(trainer), warnings_in_one_line():
-            finished = trainer.run()
-    except OSError as error:
-        raise CommandError(f"cannot write to --out {trainer.out}: {error}") from error
+    with stop_on_interrupt(trainer), warnings_in_one_line():
+        finished = trainer.run()
     if not finished:
         print(
             f"ganfast: interrupted; saved a checkpoint at step {trainer.step} in {trainer.out}; "

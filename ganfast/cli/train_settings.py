@@ -1,194 +1,123 @@
-"""The settings of ``ganfast train``, and the options that set them."""
+"""The settings of ``ganfast train``: the trainer's options, its data and its model."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from ganfast import models
-from ganfast.cli.options import finite_positive, not_negative, positive, probability, seed
-from ganfast.cli.presets import PRESETS
-from ganfast.functional.losses import GAN_LOSSES
-from ganfast.training import PRECISIONS
+from ganfast.cli.errors import CommandError
+from ganfast.cli.options import Source, add_option, flag
+from ganfast.cli.presets import DEFAULTS, PRESETS
+from ganfast.training import TrainingOptions
+from ganfast.training.options import POSITIVE, option, options_of
 
-__all__ = [
-    "CHANGEABLE",
-    "DEFAULT_STEPS",
-    "DEFAULT_WIDTHS",
-    "QUALITY_EVERY",
-    "Settings",
-    "add_settings",
-]
+__all__ = ["DEFAULT_WIDTHS", "QUALITY_EVERY", "Settings", "add_settings", "resolved", "saved_in"]
 
-DEFAULT_STEPS = 4000
 QUALITY_EVERY = 500
 DEFAULT_WIDTHS = {"dcgan": 32, "keras-dcgan": 64, "mlp": 128}
 
+_model = partial(option, group="model")
+_training = partial(option, group="training", changeable=True)
+
 
 @dataclass(frozen=True)
-class Settings:
-    """The options of one run.
+class Settings(Source, TrainingOptions):
+    """What one run of the command trains, on what and how.
 
-    The defaults give the best grid of digits within two minutes on two CPU cores: on that small
-    set 5e-4 with batches of 32 gets further than Radford's 2e-4 with 64, and 1e-3 falls back.
+    A new run has the values of ``DEFAULTS``, its preset and the command line, each overriding those
+    before it; a resumed one has those of its checkpoint.
     """
 
-    data: str = "digits"
-    root: str | None = None
-    download: bool = False
-    preset: str | None = None
-    model: str = "dcgan"
+    preset: str | None = _model(
+        None,
+        "a published GAN: sets model, sizes, batch, Adam and loss unless an option does",
+        choices=tuple(sorted(PRESETS)),
+    )
+    model: str = _model("dcgan", "networks to train", choices=tuple(sorted(models.BUILDERS)))
     model_options: dict[str, Any] = field(default_factory=dict)
-    image_size: int = 32
-    channels: int | None = None
-    width: int | None = None
-    latent: int = 100
-    steps: int | None = None
-    epochs: int | None = None
-    batch_size: int = 32
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    loss: str = "bce"
-    precision: str = "fp32"
-    ema: float | None = None
-    penalty: float = 0.0
-    r1: float = 0.0
-    seed: int = 0
-    device: str | None = None
-    sync_batch_norm: bool = False
-    log_every: int = 50
-    sample_every: int = 500
-    checkpoint_every: int = 500
-    quality_every: int | None = None
-    keep_checkpoints: int = 2
-    tensorboard: bool = False
-    on_nan: str = "stop"
-
-
-# What a resumed run may set anew; everything else stays as its checkpoint has it.
-CHANGEABLE = frozenset(
-    [
-        "root",
-        "download",
-        "steps",
-        "epochs",
-        "device",
-        "sync_batch_norm",
-        "log_every",
-        "sample_every",
-        "checkpoint_every",
-        "quality_every",
-        "keep_checkpoints",
-        "tensorboard",
-        "on_nan",
-    ]
-)
+    image_size: int = _model(
+        32,
+        "side of the images; dcgan: 16, 32, 64, 128, 256; keras-dcgan: 16, 32, 64",
+        POSITIVE,
+        metavar="PIXELS",
+    )
+    channels: int | None = _model(None, "grey or RGB", choices=(1, 3), default_help="as the data")
+    width: int | None = _model(
+        None,
+        "features of the narrowest layer",
+        POSITIVE,
+        default_help=", ".join(f"{width} for {name}" for name, width in DEFAULT_WIDTHS.items()),
+    )
+    latent: int = _model(100, "length of the noise", POSITIVE)
+    epochs: int | None = _training(None, "passes over the data, instead of --steps", POSITIVE)
+    device: str | None = _training(
+        None, "cpu, cuda, cuda:1, ...", default_help="cuda if there is one, else cpu"
+    )
+    sync_batch_norm: bool = _training(
+        False, "normalise over the whole batch, not over each process's part of it"
+    )
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare an option for every setting."""
-    default = Settings()
-    add = parser.add_argument_group("data").add_argument
-    add(
-        "--data",
-        metavar="SOURCE",
-        help="digits, mnist, fashion-mnist, cifar10, folder:PATH or npz:PATH "
-        f"(default: {default.data})",
-    )
-    add("--root", metavar="PATH", help="where mnist, fashion-mnist, cifar10 lie (default: data)")
-    add("--download", action="store_true", help="fetch them into --root if missing")
-    _add_model_options(parser, default)
-    _add_training_options(parser, default)
-    _add_watching_options(parser, default)
+    """Declare an option for every setting; those left out are absent from the arguments."""
+    order = ("data", "model", "training", "what is written, and when")
+    groups = {title: parser.add_argument_group(title) for title in order}
+    length = groups["training"].add_mutually_exclusive_group()
+    for name, default, known in options_of(Settings):
+        if name == "quality_every":
+            known = replace(known, default_help=f"{QUALITY_EVERY} if the images have labels")
+        if known.help:
+            container = length if name in ("steps", "epochs") else groups[known.group]
+            add_option(container, name, DEFAULTS.get(name, default), known)
 
 
-def _add_model_options(parser: argparse.ArgumentParser, default: Settings) -> None:
-    add = parser.add_argument_group("model").add_argument
-    add(
-        "--preset",
-        choices=sorted(PRESETS),
-        help="a published GAN: sets model, sizes, batch, Adam and loss where no option does",
-    )
-    add("--model", choices=sorted(models.BUILDERS), help=f"default: {default.model}")
-    add(
-        "--image-size",
-        type=positive,
-        metavar="PIXELS",
-        help="side of the images; dcgan: 16, 32, 64, 128, 256; "
-        f"keras-dcgan: 16, 32, 64 (default: {default.image_size})",
-    )
-    add("--channels", type=int, choices=(1, 3), help="grey or RGB (default: as the data)")
-    widths = ", ".join(f"{width} for {name}" for name, width in DEFAULT_WIDTHS.items())
-    add("--width", type=positive, help=f"features of the narrowest layer (default: {widths})")
-    add("--latent", type=positive, help=f"length of the noise (default: {default.latent})")
+def saved_in(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's run.
+
+    Raises:
+        CommandError: the command did not write the checkpoint.
+    """
+    saved = dict(state.get("options") or state["configuration"].get("settings") or {})
+    if "model" not in saved:
+        raise CommandError("the checkpoint was not written by 'ganfast train'")
+    if "lr" in saved:  # as checkpoints had it before they held the trainer's options
+        saved["learning_rate"] = saved.pop("lr")
+    return saved
 
 
-def _add_training_options(parser: argparse.ArgumentParser, default: Settings) -> None:
-    group = parser.add_argument_group("training")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=positive, help=f"default: {DEFAULT_STEPS}")
-    length.add_argument("--epochs", type=positive, help="passes over the data, instead of --steps")
-    add = group.add_argument
-    add(
-        "--batch-size",
-        type=positive,
-        help=f"images, of all processes together (default: {default.batch_size})",
-    )
-    add("--lr", type=finite_positive, help=f"Adam's learning rate (default: {default.lr})")
-    add(
-        "--betas",
-        type=probability,
-        nargs=2,
-        metavar=("B1", "B2"),
-        help=f"Adam's decay rates (default: {default.betas[0]} {default.betas[1]})",
-    )
-    add("--loss", choices=sorted(GAN_LOSSES), help=f"default: {default.loss}")
-    add(
-        "--precision",
-        choices=sorted(PRECISIONS),
-        help=f"bf16, fp16: by torch.autocast (default: {default.precision})",
-    )
-    add("--ema", type=probability, metavar="DECAY", help="sample from an average of the weights")
-    add("--penalty", type=finite_positive, metavar="WEIGHT", help="of the gradient penalty")
-    add("--r1", type=finite_positive, metavar="GAMMA", help="of the R1 penalty")
-    add("--seed", type=seed, help=f"of every random number (default: {default.seed})")
-    add("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one, else cpu)")
-    add(
-        "--sync-batch-norm",
-        action="store_true",
-        help="normalise over the whole batch, not over each process's part of it",
-    )
+def resolved(saved: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the settings of a checkpoint or a preset with those given now.
 
+    Args:
+        saved: all settings of the run to resume, none for a new run.
+        chosen: those of the command line; among them may be the name of a preset.
 
-def _add_watching_options(parser: argparse.ArgumentParser, default: Settings) -> None:
-    add = parser.add_argument_group("what is written, and when").add_argument
-    for name, what in (("log", "metrics"), ("sample", "samples"), ("checkpoint", "checkpoints")):
-        steps = getattr(default, f"{name}_every")
-        add(
-            f"--{name}-every",
-            type=positive,
-            metavar="STEPS",
-            help=f"steps from {what} to {what} (default: {steps})",
+    Raises:
+        CommandError: a setting given contradicts the saved one, or the checkpoint has a setting
+            that this version does not know.
+
+    Example:
+        >>> from ganfast.cli.train_settings import resolved
+        >>> resolved({}, {"preset": "dcgan", "learning_rate": 0.001})["learning_rate"]
+        0.001
+    """
+    preset = {**PRESETS.get(chosen.get("preset", ""), {})}
+    if chosen.get("model", preset.get("model")) != preset.get("model"):
+        preset.pop("model_options", None)  # which are of the preset's own model
+    for name, _, known in options_of(Settings):
+        if name not in chosen or not saved or known.changeable or saved.get(name) == chosen[name]:
+            continue
+        raise CommandError(
+            f"{flag(name, known)} {chosen[name]} contradicts the run being resumed, which has "
+            f"{saved.get(name)}; leave the option out, or start a new run with another --out"
         )
-    add(
-        "--quality-every",
-        type=not_negative,
-        metavar="STEPS",
-        help="steps from one Frechet distance to real images to the next, in the features of a "
-        "small classifier; best.safetensors is the best checkpoint; 0 for none "
-        f"(default: {QUALITY_EVERY} where images have labels)",
-    )
-    add(
-        "--keep-checkpoints",
-        type=positive,
-        metavar="COUNT",
-        help=f"how many to keep (default: {default.keep_checkpoints})",
-    )
-    add("--tensorboard", action="store_true", help="write events for TensorBoard below --out too")
-    add(
-        "--on-nan",
-        choices=("stop", "rollback"),
-        help="where a loss is not finite: stop, or go back to the last checkpoint with half the "
-        f"learning rate, three times at most (default: {default.on_nan})",
-    )
+    unknown = sorted(set(saved) - {each.name for each in fields(Settings)})
+    if unknown:
+        raise CommandError(
+            f"the checkpoint has settings that this version does not know: {', '.join(unknown)}"
+        )
+    return {**DEFAULTS, **preset, **saved, **chosen}

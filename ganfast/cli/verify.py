@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "and its share of that bound, are shown for information. The exit code is 1 if a kernel "
         "fails. With --model, fuse that model and compare its training with the model as it is.",
     )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where torch sees a GPU)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if torch sees a GPU)")
     parser.add_argument(
         "--backend", choices=backend.NAMES, nargs="+", help="default: all that the device has"
     )
@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table, and what failed; return 1 where something did."""
+    """Print the table and the failures; return 1 if there are any."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if bool(args.model) != bool(args.input):
         raise CommandError("--model MODULE:FACTORY and --input SHAPE belong together")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make(spec: str) -> torch.nn.Module:
-    """Import what makes the model, from the current directory too, and call it."""
+    """Import the factory of the model, from the current directory too, and call it."""
     module, _, factory = spec.partition(":")
     if not module or not factory:
         raise CommandError(f"--model must be MODULE:FACTORY, got {spec!r}")
@@ -139,7 +139,7 @@ def _printed(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _written(rows: Iterable[Row], path: str) -> Iterator[Row]:
-    """Write the machine, and each row as it comes: what stops the command loses none."""
+    """Write the machine, and each row as it comes, so that an interruption loses none."""
     with nullcontext(sys.stdout) if path == "-" else opened(path, "w") as file:
         print(json.dumps({"machine": fingerprint()}), file=file, flush=True)
         for row in rows:

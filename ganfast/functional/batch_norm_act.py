@@ -38,7 +38,7 @@ def batch_norm_act(
     Args:
         x: input of shape (N, C) or (N, C, ...).
         running_mean: shape (C,), updated in place in training; may be None there.
-        running_var: likewise.
+        running_var: as running_mean.
         weight: shape (C,), or None for ones.
         bias: shape (C,), or None for zeros.
         training: use the batch's statistics rather than the running ones.
@@ -49,7 +49,7 @@ def batch_norm_act(
         negative_slope: slope of "leaky_relu" below zero.
         order: "norm_act" or "act_norm".
         splits: number of equal chunks of the batch that are normalised one by one in training,
-            exactly as that many separate calls.
+            exactly as in that many separate calls.
         num_batches_tracked: int64 scalar tensor, raised by ``splits`` in training.
 
     Returns:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from ganfast.ops import binary_cross_entropy as _binary_cross_entropy
-from ganfast.ops import gan_loss as _gan_loss
+from ganfast.ops.losses import bce, gan
 
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "check_gan_loss",
-    "form_of",
     "gan_discriminator_loss",
     "gan_generator_loss",
+    "op_arguments",
 ]
 
+
+class GANLossKind(NamedTuple):
+    """One kind of GAN loss.
+
+    Attributes:
+        discriminator: the kind of the op that a discriminator's loss is.
+        generator: the same of a generator's.
+        has_labels: whether its labels can be chosen.
+    """
+
+    discriminator: str
+    generator: str
+    has_labels: bool
+
+
 GAN_LOSSES = {
-    # kind: (of a discriminator, of a generator, whether it has labels)
-    "bce": ("logits", "logits", True),
-    "hinge": ("hinge", "linear", False),
-    "lsgan": ("squared", "squared", True),
-    "wasserstein": ("linear", "linear", False),
+    "bce": GANLossKind("logits", "logits", True),  # or "probabilities"
+    "hinge": GANLossKind("hinge", "linear", False),
+    "lsgan": GANLossKind("squared", "squared", True),
+    "wasserstein": GANLossKind("linear", "linear", False),
 }
-"""The kinds of GAN loss, and which form of the op each network's loss is."""
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -42,7 +56,7 @@ def binary_cross_entropy(
 
     :func:`torch.nn.functional.binary_cross_entropy`, with three differences: ``target`` may be a
     number, which stands for a tensor filled with it; half inputs are computed in float32; and under
-    autocast the inputs are cast to float32 on every device, where torch raises an error on a GPU.
+    autocast the inputs are cast to float32 on every device; torch raises an error on a GPU.
     Logarithms are at least -100 and the gradient's denominator at least 1e-12, as in torch.
 
     Args:
@@ -58,9 +72,9 @@ def binary_cross_entropy(
 
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
-        RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (on a
-            GPU nobody looks: it would stop the device); dtypes or devices differ; weight does not
-            broadcast, is complex or wants a gradient.
+        RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (not
+            checked on a GPU, where it would need a host-device sync); dtypes or devices differ;
+            weight does not broadcast, is complex or requires a gradient.
         AttributeError: target is neither a tensor nor a number.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
@@ -107,7 +121,7 @@ def binary_cross_entropy_with_logits(
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
         RuntimeError: a target of integers; devices differ; a weight does not broadcast, is complex
-            or wants a gradient.
+            or requires a gradient.
         AttributeError: target is neither a tensor nor a number.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
@@ -142,7 +156,7 @@ def gan_discriminator_loss(
         "lsgan"         (x - real_label)^2         (x - fake_label)^2
         "wasserstein"   -x                         x
 
-    Smooth the labels with ``real_label=0.9``, say. Nothing waits for the device.
+    Smooth the labels with ``real_label=0.9``, for example. There is no host-device sync.
 
     Args:
         real: scores of real images, of any shape; with ``splits=2`` those of real images, then
@@ -152,7 +166,7 @@ def gan_discriminator_loss(
         from_logits: for "bce", whether scores are logits rather than probabilities.
         real_label: target for real images, in [0, 1] for "bce".
         fake_label: target for generated images.
-        splits: 1, or 2 where ``real`` holds both.
+        splits: 1, or 2 if ``real`` holds both.
 
     Returns:
         The loss, the mean score of the real images and that of the generated ones: scalars in
@@ -175,7 +189,7 @@ def gan_discriminator_loss(
         >>> loss
         tensor(1.3863)
     """
-    form, real_label, fake_label = form_of(kind, 0, from_logits, real_label, fake_label)
+    labelled = op_arguments("discriminator", kind, from_logits, real_label, fake_label)
     if splits == 2:
         if fake is not None:
             raise ValueError("with splits=2 real holds both kinds of scores: leave fake out")
@@ -189,9 +203,7 @@ def gan_discriminator_loss(
         raise RuntimeError(
             f"real and fake scores must have one dtype, got {real.dtype} and {fake.dtype}"
         )
-    result: tuple[Tensor, Tensor, Tensor] = _gan_loss.forward(
-        real, fake, form, real_label, fake_label, splits
-    )
+    result: tuple[Tensor, Tensor, Tensor] = gan.forward(real, fake, *labelled, splits)
     return result
 
 
@@ -213,8 +225,8 @@ def gan_generator_loss(
         >>> gan_generator_loss(torch.tensor([1.0, 3.0]), kind="hinge")
         tensor(-2.)
     """
-    form, real_label, _ = form_of(kind, 1, from_logits, real_label, 0.0)
-    loss: Tensor = _gan_loss.forward(fake, None, form, real_label, 0.0, 1)[0]
+    labelled = op_arguments("generator", kind, from_logits, real_label, 0.0)
+    loss: Tensor = gan.forward(fake, None, *labelled, 1)[0]
     return loss
 
 
@@ -242,7 +254,7 @@ def _cross_entropy(
         weight = _expanded("weight", weight, x)
     if pos_weight is not None:
         pos_weight = _expanded("pos_weight", pos_weight, x)
-    y: Tensor = _binary_cross_entropy.forward(
+    y: Tensor = bce.forward(
         x,
         target if isinstance(target, Tensor) else None,
         label,
@@ -257,7 +269,7 @@ def _cross_entropy(
 def _agreed(
     x: Tensor, target: Tensor, from_logits: bool
 ) -> tuple[Tensor, Tensor, torch.dtype | None]:
-    """Return input and target in one dtype, and the dtype of the result where it is another."""
+    """Return input and target in one dtype, and the dtype of the result if it is another."""
     if target.dtype in _HALF and torch.is_autocast_enabled(x.device.type):
         return x, target.to(x.dtype), None
     if not (from_logits and target.is_floating_point()):
@@ -284,25 +296,28 @@ def _check_label(label: float) -> float:
 
 
 def check_gan_loss(kind: str, real_label: float, fake_label: float) -> None:
-    """Raise ValueError where ``kind`` is unknown or does not go with the labels."""
-    form_of(kind, 0, True, real_label, fake_label)
+    """Raise ValueError if ``kind`` is unknown or does not go with the labels."""
+    op_arguments("discriminator", kind, True, real_label, fake_label)
 
 
-def form_of(
-    kind: str, network: int, from_logits: bool, real_label: float, fake_label: float
+def op_arguments(
+    network: Literal["discriminator", "generator"],
+    kind: str,
+    from_logits: bool,
+    real_label: float,
+    fake_label: float,
 ) -> tuple[str, float, float]:
-    """Return the op's form of a loss and its labels."""
+    """Return the op's kind, real_label and fake_label for a network's loss."""
     if kind == "bce":
         if not (0.0 <= real_label <= 1.0 and 0.0 <= fake_label <= 1.0):
             raise ValueError(f"labels must lie in [0, 1], got {real_label} and {fake_label}")
         return "logits" if from_logits else "probabilities", real_label, fake_label
-    try:
-        *forms, has_labels = GAN_LOSSES[kind]
-    except KeyError:
+    if kind not in GAN_LOSSES:
         kinds = ", ".join(map(repr, GAN_LOSSES))
-        raise ValueError(f"kind must be one of {kinds}, got {kind!r}") from None
-    if has_labels:
-        return forms[network], real_label, fake_label
+        raise ValueError(f"kind must be one of {kinds}, got {kind!r}")
+    op_kind: str = getattr(GAN_LOSSES[kind], network)
+    if GAN_LOSSES[kind].has_labels:
+        return op_kind, real_label, fake_label
     if real_label != 1.0 or fake_label != 0.0:
         raise ValueError(f"a {kind} loss has no labels, got {real_label} and {fake_label}")
-    return forms[network], 1.0, -1.0
+    return op_kind, 1.0, -1.0

@@ -1,6 +1,7 @@
-"""Fuse the layers of a model that is already built, by modules or as a graph, and undo it."""
+"""Fuse the layers of an existing model, by modules or as a graph, and undo it."""
 
-from ganfast.fusion.modules import FusedLayer, FusionReport, fuse, unfuse
+from ganfast.fusion.modules import fuse, unfuse
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.fusion.sync_batchnorm import convert_sync_batchnorm
 from ganfast.fusion.unfused import stock
 

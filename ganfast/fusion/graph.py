@@ -1,13 +1,13 @@
-"""The torch.compile backend "ganfast": pairs found by data flow, then another backend's work.
+"""The torch.compile backend "ganfast": it fuses pairs by data flow and calls another backend.
 
-Dynamo shows every spelling of a layer as a call of a function or method, so a pair is a BatchNorm
-whose output has one reader, an activation, wherever both stand in the model's code.
+Dynamo captures every spelling of a layer as a call of a function or method, so a pair is a
+BatchNorm or InstanceNorm whose output has one reader, an activation, wherever both are in the
+model's code.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
 from ganfast import functional
-from ganfast.fusion import FusedLayer, FusionReport
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.ops import batch_norm_act
 
 __all__ = ["compile_fused", "fuse_graph"]
 
 log = logging.getLogger(__name__)
 
-_NN = torch._C._nn
 _NORMS: dict[Any, tuple[str, ...]] = {
     # Function: the order of its arguments.
     F.batch_norm: (
@@ -35,13 +35,21 @@ _NORMS: dict[Any, tuple[str, ...]] = {
         "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps",
         "cudnn_enabled",
     ),
+    F.instance_norm: (
+        "input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum",
+        "eps",
+    ),
+    **dict.fromkeys((torch.instance_norm, torch.ops.aten.instance_norm.default), (
+        "input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum",
+        "eps", "cudnn_enabled",
+    )),
 }  # fmt: skip
-_NORM_DEFAULTS = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
-_ACTIVATIONS: dict[Any, str] = {
-    # Function or name of a method; F.relu_ and F.leaky_relu_ are two of these.
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), "relu"),
-    **dict.fromkeys((F.leaky_relu, _NN.leaky_relu, _NN.leaky_relu_), "leaky_relu"),
-}
+_BATCH_NORMS = (F.batch_norm, torch.batch_norm)
+_NORM_DEFAULTS = {
+    "running_mean": None, "running_var": None, "weight": None, "bias": None,
+    "momentum": 0.1, "eps": 1e-5,
+}  # fmt: skip
+_ACTIVATIONS = {function: name for name, row in ACTIVATIONS.items() for function in row.functions}
 _BCE, _BCE_WITH_LOGITS = F.binary_cross_entropy, F.binary_cross_entropy_with_logits
 _LOSSES: dict[Any, Callable[..., Any]] = {
     _BCE: functional.binary_cross_entropy,
@@ -65,19 +73,19 @@ def compile_fused(
     mode: str | None = None,
     **named: Any,
 ) -> Callable[..., Any]:
-    """Fuse what a captured graph holds and hand it to another backend of torch.compile.
+    """Fuse the pairs and losses of a captured graph and pass it to another torch.compile backend.
 
-    ``torch.compile(model, backend="ganfast")`` calls it; importing ganfast is not needed for that.
-    The rewriting is that of :func:`fuse_graph`, and one line of the log ``ganfast.fusion.graph`` at
-    level INFO says what was fused and why the rest stays.
+    ``torch.compile(model, backend="ganfast")`` calls it, without an import of ganfast. Rewrites the
+    graph with :func:`fuse_graph` and logs one line to ``ganfast.fusion.graph``, at level INFO: what
+    was fused, and why the rest stays.
 
     Args:
         graph_module: what Dynamo captured.
         example_inputs: its inputs.
         options: "inner" is the backend that compiles the result: a name or a callable, "inductor"
-            where it is not given. All others are the inner backend's own.
+            by default. All others are the inner backend's own.
         mode: the inner backend's.
-        named: what else torch.compile gives to a backend, for the inner one.
+        named: further arguments for the inner backend.
 
     Raises:
         torch._dynamo.exc.InvalidBackend: no backend has the inner one's name.
@@ -109,12 +117,12 @@ def compile_fused(
 
 
 def fuse_graph(graph_module: GraphModule) -> FusionReport:
-    """Put the fused ops into a graph as Dynamo captures it, in place.
+    """Rewrite a graph that Dynamo captured with the fused ops, in place.
 
-    A batch_norm whose output is read by one relu or leaky_relu alone, in place or not, becomes one
+    A batch_norm or instance_norm whose only reader is an activation, in place or not, becomes one
     op with it. A binary cross-entropy becomes ganfast's; that of a sigmoid's output, reshaped or
     not, becomes the one with logits. Values and gradients are the same there up to rounding, except
-    where the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
+    if the sigmoid rounds to 0 or 1: torch then clamps the logarithm at -100 and has no gradient,
     the form with logits is exact.
 
     Returns:
@@ -141,8 +149,8 @@ def fuse_graph(graph_module: GraphModule) -> FusionReport:
     return report
 
 
-def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
-    """Return the only reader of a BatchNorm, its name and slope, or why there is none to fuse."""
+def _find_activation(norm: Node) -> tuple[Node, ActivationConfig] | str:
+    """Return the only reader of a norm and what it computes, or why there is none to fuse."""
     given = _norm_arguments(norm)
     if not isinstance(given["training"], bool) or not _are_numbers(given["momentum"], given["eps"]):
         return "training, momentum or eps is not a constant"
@@ -151,45 +159,49 @@ def _find_activation(norm: Node) -> tuple[Node, str, float] | str:
     readers = list(norm.users)
     if len(readers) != 1:
         return f"read by {len(readers)} operations"
-    activation = readers[0]
-    if activation.op == "output":
+    reader = readers[0]
+    if reader.op == "output":
         return "its output leaves the graph"
-    if activation.target not in _ACTIVATIONS:
-        return f"followed by {_target_name(activation)}"
-    kind = _ACTIVATIONS[activation.target]
-    slope = 0.01
-    if kind == "leaky_relu":
-        slope = _arguments(activation, "input", "negative_slope").get("negative_slope", slope)
-    if not _are_numbers(slope) or not 0 <= slope < math.inf:
-        return f"negative_slope must be a finite number from 0 up, got {slope}"
-    return activation, kind, float(slope)
+    if reader.target not in _ACTIVATIONS:
+        return f"followed by {_target_name(reader)}"
+    act = ActivationConfig(_ACTIVATIONS[reader.target])
+    slope = act.negative_slope
+    if act.row.takes_slope:
+        slope = _arguments(reader, "input", "negative_slope").get("negative_slope", slope)
+    return why_not_slope(slope) or (reader, act._replace(negative_slope=float(slope)))
 
 
-def _fuse_pair(name: str, norm: Node, activation: Node, kind: str, slope: float) -> FusedLayer:
-    """Compute the fused op where the BatchNorm stood; the buffers change at the same moment."""
+def _fuse_pair(name: str, norm: Node, activation: Node, act: ActivationConfig) -> FusedLayer:
+    """Replace a pair by the fused op, at the norm's place: buffers change no later."""
     given = _norm_arguments(norm)
     x, weight, bias = given["input"], given["weight"], given["bias"]
     buffers = (given["running_mean"], given["running_var"])
-    fused = (given["eps"], kind, slope, "norm_act")
+    eps, training = given["eps"], given["training"]
     graph = norm.graph
     with graph.inserting_before(norm):
-        if given["training"]:
-            # The counter is raised by a node of its own.
-            arguments = (x, weight, bias, *buffers, None, given["momentum"], *fused, 1)
-            op = graph.call_function(batch_norm_act.train, arguments)
+        if norm.target not in _BATCH_NORMS:
+            arguments = (x, *buffers, weight, bias, training, given["momentum"], eps)
+            y = graph.call_function(functional.instance_norm_act, arguments, act._asdict())
+        elif training:
+            # A node of its own increments num_batches_tracked.
+            of_batch = (x, weight, bias, *buffers, None, given["momentum"], eps, *act, 1)
+            op = graph.call_function(batch_norm_act.train, of_batch)
+            y = graph.call_function(operator.getitem, (op, 0))
         else:
-            op = graph.call_function(batch_norm_act.evaluate, (x, weight, bias, *buffers, *fused))
-        y = graph.call_function(operator.getitem, (op, 0))
+            op = graph.call_function(
+                batch_norm_act.evaluate, (x, weight, bias, *buffers, eps, *act)
+            )
+            y = graph.call_function(operator.getitem, (op, 0))
     y.meta = dict(activation.meta)
     activation.replace_all_uses_with(y)
     graph.erase_node(activation)
     graph.erase_node(norm)
     channels = x.meta["example_value"].shape[1]
-    return FusedLayer(name, channels, kind, slope, "norm_act")
+    return FusedLayer(name, channels, *act)
 
 
 def _fuse_loss(loss: Node) -> str:
-    """Call ganfast's loss, on logits where a sigmoid made the probabilities; say what it was."""
+    """Replace a loss by ganfast's, on logits if they are a sigmoid's; return what it replaced."""
     graph = loss.graph
     given = _arguments(loss, *_LOSS_ARGUMENTS)
     function = _LOSSES[loss.target]
@@ -214,31 +226,37 @@ def _fuse_loss(loss: Node) -> str:
 
 
 def _sigmoid_and_views(loss: Node, probabilities: Any) -> list[Node]:
-    """Return the nodes that lead from logits to a loss, last first; none where they must stay."""
-    chain: list[Any] = []
-    node: Any = probabilities
-    while isinstance(node, Node) and _called(node) in (*_VIEWS, *_SIGMOIDS):
+    """Return the nodes that lead from logits to a loss, last first; none if they must stay."""
+    chain = _back_to_sigmoid(probabilities)
+    if not chain:
+        return []
+    sigmoid, logits = chain[-1], chain[-1].args[0]
+    if not isinstance(logits, Node) or _dtype(sigmoid) != _dtype(logits):
+        return []
+    # The logits are read later than before: nothing may write to them, nor to the probabilities.
+    tensors = {_storage(node) for node in (*chain, logits)}
+    nodes = list(loss.graph.nodes)
+    between = set(nodes[nodes.index(sigmoid) : nodes.index(loss)]) - set(chain)
+    seen = {_storage(read) for node in between for read in node.all_input_nodes}
+    return [] if tensors & seen else chain
+
+
+def _back_to_sigmoid(node: Any) -> list[Node]:
+    """Return a node and what it views, as far as a sigmoid; none if there is no sigmoid."""
+    chain: list[Node] = []
+    while isinstance(node, Node) and node.args and _called(node) in (*_VIEWS, *_SIGMOIDS):
         chain.append(node)
         if _called(node) in _SIGMOIDS:
-            break
-        node = node.args[0] if node.args else None
-    else:
-        return []
-    (logits,) = node.args if len(node.args) == 1 and not node.kwargs else (None,)
-    if not isinstance(logits, Node) or _dtype(node) != _dtype(logits):
-        return []
-    # The logits are read later than before: nobody may write to them, nor to the probabilities.
-    tensors = {_storage(n) for n in (*chain, logits)}
-    between = node.next
-    while between is not loss:
-        if between not in chain and tensors & {_storage(n) for n in between.all_input_nodes}:
-            return []
-        between = between.next
-    return chain
+            return chain if len(node.args) == 1 and not node.kwargs else []
+        node = node.args[0]
+    return []
 
 
 def _norm_arguments(norm: Node) -> dict[str, Any]:
-    return {**_NORM_DEFAULTS, **_arguments(norm, *_NORMS[norm.target])}
+    given = {**_NORM_DEFAULTS, **_arguments(norm, *_NORMS[norm.target])}
+    if norm.target in _BATCH_NORMS:
+        return {"training": False, **given}
+    return {"training": given.pop("use_input_stats", True), **given}
 
 
 def _arguments(node: Node, *names: str) -> dict[str, Any]:
@@ -259,13 +277,13 @@ def _dtype(node: Node) -> torch.dtype:
 
 
 def _storage(node: Node) -> int | None:
-    """Return what tells whether two tensors share memory; Dynamo's fake tensors share it too."""
+    """Return an identifier of a tensor's memory; Dynamo's fake tensors share it as real ones do."""
     value = node.meta.get("example_value")
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 def _layer_name(node: Node) -> str:
-    """Return the path of the layer whose code a node comes from, or the node's own name."""
+    """Return the path of the layer whose code made a node, or the node's own name."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     path = re.sub(r"^[LG]\['\w+'\]\.?", "", stack[-1][0]) if stack else ""
     return path or str(node.name)

@@ -1,77 +1,43 @@
-"""Fuse the layers of a model that is already built, and undo it.
+"""Fuse the layers of an existing model, and undo it.
 
-A fused layer stays the object it was: its class and four settings change. Optimizers, hooks and
-names that refer to it, to its parameters or to its buffers therefore go on working.
+A fused layer stays the same object: only its class and four settings change. Optimizers, hooks and
+names that refer to it, to its parameters or to its buffers therefore keep working.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ganfast import nn as fused_nn
+from ganfast.activations import ACTIVATIONS, ActivationConfig, why_not_slope
+from ganfast.fusion.report import FusedLayer, FusionReport
+from ganfast.nn.batch_norm import SETTINGS, Activated
 
-__all__ = ["FusedLayer", "FusionReport", "fuse", "unfuse"]
+__all__ = ["fuse", "unfuse"]
 
 _NORMS: dict[type, type] = {
     layer: getattr(fused_nn, layer.__name__)
-    for torch_layer in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    for torch_layer in (
+        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    )
     for layer in (torch_layer, getattr(fused_nn, torch_layer.__name__))
-}
+}  # fmt: skip
 _LOSSES: dict[type, type] = {
     nn.BCELoss: fused_nn.BCELoss,
     nn.BCEWithLogitsLoss: fused_nn.BCEWithLogitsLoss,
 }
-_ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.LeakyReLU: "leaky_relu"}
-_SETTINGS = ("activation", "negative_slope", "order", "splits")
-# Layers whose output nobody else holds: an activation may overwrite it, or not, unseen.
-_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm)
+_ACTIVATIONS = {row.layer: name for name, row in ACTIVATIONS.items() if name}
+# Layers that return a new tensor: no other code sees whether an activation overwrites it.
+_FRESH_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, _BatchNorm, _InstanceNorm)
 _ORIGIN = "_before_fusion"
-
-
-class FusedLayer(NamedTuple):
-    """One pair that became one layer, by the name of its BatchNorm."""
-
-    name: str
-    channels: int
-    activation: str
-    negative_slope: float
-    order: str
-
-
-@dataclass(repr=False)
-class FusionReport:
-    """Say what was fused and what stays; prints as a table.
-
-    Attributes:
-        fused: the pairs that became one layer each.
-        skipped: (name, reason) of each BatchNorm and loss that stays as it is.
-        losses: (name, class) of the losses that became ganfast's.
-    """
-
-    fused: list[FusedLayer] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    losses: list[tuple[str, str]] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        rows = [("fused", layer.name, _describe(layer)) for layer in self.fused]
-        rows += [("fused", name, loss) for name, loss in self.losses]
-        rows += [("left", name, reason) for name, reason in self.skipped]
-        if not rows:
-            return "Nothing to fuse: the model has no BatchNorm and no BCE loss of torch's."
-        width = max(len(name) for _, name, _ in rows)
-        lines = [f"{what:5}  {name:{width}}  {text}" for what, name, text in rows]
-        counts = f"{_count(self.fused, 'pair')} and {_count(self.losses, 'loss', 'losses')} fused"
-        return "\n".join([*lines, f"{counts}, {len(self.skipped)} left as is"])
-
-    __repr__ = __str__
 
 
 class _Origin(NamedTuple):
@@ -91,7 +57,8 @@ class _Place(NamedTuple):
 def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
     """Fuse each BatchNorm with the ReLU or LeakyReLU behind it in an nn.Sequential, in place.
 
-    The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d, 3d) with an activation, and an
+    InstanceNorm is fused likewise. The BatchNorm becomes a :class:`ganfast.nn.BatchNorm2d` (1d,
+    3d), an InstanceNorm a :class:`ganfast.nn.InstanceNorm2d`, with an activation, and an
     ``nn.Identity`` takes the activation's slot. Layers, parameters and buffers stay the same
     objects; state_dict, indices, hooks, mode, dtype and device do not change. nn.BCELoss and
     nn.BCEWithLogitsLoss become ganfast's. Whatever might compute something else stays as it is, and
@@ -104,7 +71,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
 
     Args:
         model: the whole model, so that layers used in two places are seen.
-        act_norm: also fuse an activation with the BatchNorm behind it, where that BatchNorm is not
+        act_norm: also fuse an activation with the BatchNorm behind it, if that BatchNorm is not
             itself followed by an activation.
 
     Returns:
@@ -134,7 +101,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
             else:
                 _convert(module, _LOSSES[type(module)], None, None)
                 report.losses.append((name, type(module).__name__))
-        elif isinstance(module, _BatchNorm) and not _has_activation(module):
+        elif isinstance(module, (_BatchNorm, _InstanceNorm)) and not _has_activation(module):
             try:
                 pair = _find_pair(module, places.get(module, []), act_norm)
             except _LeftAloneError as reason:
@@ -145,7 +112,7 @@ def fuse(model: nn.Module, *, act_norm: bool = False) -> FusionReport:
 
 
 def unfuse(model: nn.Module) -> None:
-    """Undo :func:`fuse`, in place: the BatchNorm's class and the very activation come back.
+    """Undo :func:`fuse`, in place: the layer's class and the very activation come back.
 
     Parameters, buffers and their values stay. Works on copies and unpickled models as well. Layers
     that were made as ``ganfast.nn`` layers with an activation are not touched.
@@ -174,7 +141,7 @@ def unfuse(model: nn.Module) -> None:
             )
     for _, module, origin in fused:
         module.__class__ = origin.layer_class
-        for setting in _SETTINGS:
+        for setting in SETTINGS:
             vars(module).pop(setting, None)
         vars(module).update(origin.settings)
         del vars(module)[_ORIGIN]
@@ -185,7 +152,7 @@ def unfuse(model: nn.Module) -> None:
 
 
 class _LeftAloneError(Exception):
-    """A BatchNorm is left alone; the message is the reason."""
+    """Raised for a normalisation layer that is left as it is; the message is the reason."""
 
 
 def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place, Any, str]:
@@ -201,24 +168,27 @@ def _find_pair(norm: Any, places: list[_Place], act_norm: bool) -> tuple[_Place,
         )
     if not _runs_as_sequential(sequential):
         raise _LeftAloneError(f"{type(sequential).__name__} has a forward of its own")
-    slots = list(sequential._modules.items())
-    index = [slot for slot, _ in slots].index(places[0].slot)
-    slot, activation = slots[index + 1] if index + 1 < len(slots) else ("", None)
-    order = "norm_act"
-    if type(activation) not in _ACTIVATIONS:
-        following = f"followed by {type(activation).__name__}" if slot else "last in its Sequential"
-        slot, activation = slots[index - 1] if index else ("", None)
-        order = "act_norm"
-        if not act_norm or type(activation) not in _ACTIVATIONS:
-            raise _LeftAloneError(following)
-        _check_in_place(activation, slots[index - 2][1] if index > 1 else None)
+    nothing = ("", None)
+    slots = [nothing, nothing, *sequential._modules.items(), nothing]
+    index = [slot for slot, _ in slots].index(places[0].slot, 2)
+    (_, before), in_front, _, behind = slots[index - 2 : index + 2]
+    if type(behind[1]) in _ACTIVATIONS:
+        (slot, activation), order = behind, "norm_act"
+    elif act_norm and type(in_front[1]) in _ACTIVATIONS:
+        (slot, activation), order = in_front, "act_norm"
+        _check_in_place(activation, before)
+    elif behind is nothing:
+        raise _LeftAloneError("last in its Sequential")
+    else:
+        raise _LeftAloneError(f"followed by {type(behind[1]).__name__}")
     _check_hooks(norm, activation, order)
-    _check_slope(activation)
+    if reason := why_not_slope(_slope(activation)):
+        raise _LeftAloneError(reason)
     return _Place(sequential, slot), activation, order
 
 
 def _check_class(norm: Any) -> None:
-    """Raise _LeftAloneError where the layer may compute something else than a BatchNorm."""
+    """Raise _LeftAloneError if the layer may compute something else than torch's."""
     name = type(norm).__name__
     if isinstance(norm, (nn.SyncBatchNorm, fused_nn.SyncBatchNorm)):
         raise _LeftAloneError("SyncBatchNorm: fuse first, then call ganfast.convert_sync_batchnorm")
@@ -229,7 +199,8 @@ def _check_class(norm: Any) -> None:
     if parametrize.is_parametrized(norm):
         raise _LeftAloneError("is parametrised")
     if type(norm) not in _NORMS:
-        own = type(norm).forward is not _BatchNorm.forward or "forward" in vars(norm)
+        stock_forward = type(norm).forward in (_BatchNorm.forward, _InstanceNorm.forward)
+        own = not stock_forward or "forward" in vars(norm)
         raise _LeftAloneError(f"{name} overrides forward" if own else f"{name} is a subclass")
     if "forward" in vars(norm):
         raise _LeftAloneError("its forward was replaced")
@@ -240,7 +211,7 @@ def _check_class(norm: Any) -> None:
 
 
 def _check_hooks(norm: Any, activation: Any, order: str) -> None:
-    """Raise _LeftAloneError where a hook would see other tensors than before."""
+    """Raise _LeftAloneError if a hook would see other tensors than before."""
     # Behind the fused layer lies the activation's output, so gradients differ there as well.
     if norm._forward_hooks:
         raise _LeftAloneError("has a forward hook")
@@ -255,14 +226,13 @@ def _check_hooks(norm: Any, activation: Any, order: str) -> None:
         raise _LeftAloneError(f"the forward of its {name} was replaced")
 
 
-def _check_slope(activation: Any) -> None:
-    slope = getattr(activation, "negative_slope", 0.0)
-    if not (isinstance(slope, (int, float)) and 0 <= slope < math.inf):
-        raise _LeftAloneError(f"negative_slope must be a finite number from 0 up, got {slope!r}")
+def _slope(activation: Any) -> Any:
+    row = ACTIVATIONS[_ACTIVATIONS[type(activation)]]
+    return activation.negative_slope if row.takes_slope else ActivationConfig().negative_slope
 
 
 def _check_in_place(activation: Any, before: nn.Module | None) -> None:
-    """Raise _LeftAloneError where somebody may see that the activation overwrites its input."""
+    """Raise _LeftAloneError if other code may see that the activation overwrites its input."""
     fresh = isinstance(before, _FRESH_OUTPUT) and not before._forward_hooks
     fresh = fresh and type(before).__module__.startswith(("torch.nn.", "ganfast."))
     if activation.inplace and not fresh:
@@ -295,27 +265,26 @@ def _loss_stays(loss: Any) -> str:
 def _fuse_pair(name: str, norm: Any, place: _Place, activation: Any, order: str) -> FusedLayer:
     placeholder = nn.Identity().train(activation.training)
     _convert(norm, _NORMS[type(norm)], activation, placeholder)
-    norm.activation = _ACTIVATIONS[type(activation)]
-    norm.negative_slope = float(getattr(activation, "negative_slope", 0.01))
-    norm.order = order
+    act = ActivationConfig(_ACTIVATIONS[type(activation)], float(_slope(activation)), order)
+    vars(norm).update(act._asdict())
     place.parent._modules[place.slot] = placeholder
-    return FusedLayer(name, norm.num_features, norm.activation, norm.negative_slope, order)
+    return FusedLayer(name, norm.num_features, *act)
 
 
 def _convert(
     module: nn.Module, cls: type, activation: nn.Module | None, placeholder: nn.Module | None
 ) -> None:
     """Give the module its new class, and what `unfuse` needs."""
-    settings = {name: vars(module)[name] for name in _SETTINGS if name in vars(module)}
+    settings = {name: vars(module)[name] for name in SETTINGS if name in vars(module)}
     origin = _Origin(type(module), settings, activation, placeholder)
     module.__class__ = cls
-    if cls in _NORMS:
+    if issubclass(cls, _BatchNorm):
         vars(module).setdefault("splits", 1)
     vars(module)[_ORIGIN] = origin
 
 
 def _places(model: nn.Module) -> dict[nn.Module, list[_Place]]:
-    """Return the slots that hold each module; a parent that is reached twice counts once."""
+    """Return the slots of each module; a parent that is reached twice counts once."""
     places: dict[nn.Module, list[_Place]] = {}
     for child, place in _slots(model):
         places.setdefault(child, []).append(place)
@@ -330,7 +299,7 @@ def _slots(model: nn.Module) -> Iterator[tuple[nn.Module, _Place]]:
 
 
 def _has_activation(norm: nn.Module) -> bool:
-    return isinstance(norm, fused_nn._BatchNormAct) and norm.activation is not None
+    return isinstance(norm, Activated) and norm.activation is not None
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -340,13 +309,3 @@ def _has_hooks(module: nn.Module) -> bool:
 def _check_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-
-
-def _describe(layer: FusedLayer) -> str:
-    slope = f"({layer.negative_slope:g})" if layer.activation == "leaky_relu" else ""
-    order = ", in front" if layer.order == "act_norm" else ""
-    return f"{layer.channels} channels, {layer.activation}{slope}{order}"
-
-
-def _count(things: list[Any], one: str, many: str = "") -> str:
-    return f"{len(things)} {one if len(things) == 1 else many or one + 's'}"

@@ -1,4 +1,4 @@
-"""Have a model's BatchNorm layers use the statistics of all processes."""
+"""Convert a model's BatchNorm layers to the statistics of all processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import warnings
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganfast import nn as fused_nn
+from ganfast.nn.batch_norm import SETTINGS
 
 __all__ = ["convert_sync_batchnorm"]
 
@@ -20,15 +20,15 @@ _LAYERS = tuple(
 
 
 def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.Module:
-    """Make every BatchNorm of a model a :class:`ganfast.nn.SyncBatchNorm`, in place.
+    """Convert every BatchNorm of a model to :class:`ganfast.nn.SyncBatchNorm`, in place.
 
-    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which drops a fused activation
-    without a word, it keeps the activation; layers, parameters, buffers and hooks stay the same
+    Unlike :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which silently drops a fused
+    activation, it keeps the activation; layers, parameters, buffers and hooks stay the same
     objects. Fuse first, then convert: :func:`ganfast.unfuse` leaves converted layers alone.
 
     Args:
         module: the model, or one layer.
-        process_group: whose batches count; None for all processes.
+        process_group: the processes that share statistics; None for all.
 
     Returns:
         ``module``.
@@ -61,9 +61,6 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
 
 
 def _convert(layer: Any, process_group: Any) -> None:
-    plain: _BatchNorm = fused_nn.SyncBatchNorm(layer.num_features, affine=False)
-    settings = ("activation", "negative_slope", "order", "splits")
-    kept = {name: getattr(layer, name, getattr(plain, name)) for name in settings}
     layer.__class__ = fused_nn.SyncBatchNorm
-    vars(layer).update(kept, process_group=process_group)
+    vars(layer).update({**SETTINGS, **vars(layer), "process_group": process_group})
     vars(layer).pop("_before_fusion", None)  # unfuse would take the synchronisation away

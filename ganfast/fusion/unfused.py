@@ -1,4 +1,4 @@
-"""Models of torch's own layers alone, for machines without ganfast."""
+"""Models with torch's layers only, for machines without ganfast."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from typing import Any
 from torch import nn
 
 from ganfast import nn as fused_nn
+from ganfast.activations import ActivationConfig
 
-__all__ = ["stock"]
+__all__ = ["stock", "torch_pair"]
 
 _TORCH_CLASSES: dict[type, Any] = {
     fused_nn.BatchNorm1d: nn.BatchNorm1d,
     fused_nn.BatchNorm2d: nn.BatchNorm2d,
     fused_nn.BatchNorm3d: nn.BatchNorm3d,
     fused_nn.SyncBatchNorm: nn.SyncBatchNorm,
+    fused_nn.InstanceNorm1d: nn.InstanceNorm1d,
+    fused_nn.InstanceNorm2d: nn.InstanceNorm2d,
+    fused_nn.InstanceNorm3d: nn.InstanceNorm3d,
 }
 
 
 def stock(model: nn.Module) -> nn.Module:
-    """Return a copy of a model with torch's BatchNorm and activation for every fused layer.
+    """Return a copy of a model with torch's own layer and activation for every fused layer.
 
-    Parameters and buffers are copied, and whether each layer is in training; hooks of fused layers
-    are not.
+    Parameters, buffers and training mode are copied; hooks of fused layers are not.
 
     Raises:
-        ValueError: a layer has ``splits`` other than 1, which no layer of torch has.
+        ValueError: a layer has ``splits`` other than 1, which torch's layers lack.
 
     Example:
         >>> from ganfast.models import dcgan, stock
@@ -38,17 +41,23 @@ def stock(model: nn.Module) -> nn.Module:
     """
     copied = copy.deepcopy(model)
     if type(copied) in _TORCH_CLASSES:
-        return _pair(copied)
+        return _stock(copied)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in _TORCH_CLASSES:
-                setattr(parent, name, _pair(child))
+                setattr(parent, name, _stock(child))
     return copied
 
 
-def _pair(layer: Any) -> nn.Module:
-    if layer.splits != 1:
+def _stock(layer: Any) -> nn.Module:
+    if getattr(layer, "splits", 1) != 1:
         raise ValueError(f"{layer} normalises {layer.splits} chunks apart: set splits to 1 first")
+    pair = torch_pair(layer)
+    return pair if layer.activation is not None else pair[0]
+
+
+def torch_pair(layer: Any) -> nn.Sequential:
+    """Build torch's layer and activation for one fused layer, with copies of its tensors."""
     norm = _TORCH_CLASSES[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )
@@ -56,10 +65,6 @@ def _pair(layer: Any) -> nn.Module:
     if tensors:
         norm.to(tensors[0].device, tensors[0].dtype if tensors[0].is_floating_point() else None)
     norm.load_state_dict(layer.state_dict())
-    norm.train(layer.training)
-    if layer.activation is None:
-        result: nn.Module = norm
-        return result
-    act = nn.ReLU() if layer.activation == "relu" else nn.LeakyReLU(layer.negative_slope)
+    act = ActivationConfig.of(layer).layer()
     pair = (norm, act) if layer.order == "norm_act" else (act, norm)
     return nn.Sequential(*pair).train(layer.training)

@@ -1,4 +1,4 @@
-"""Generators and discriminators, built from fused layers, with torch's own checkpoint keys."""
+"""Generators and discriminators of fused layers, with the checkpoint keys of plain torch."""
 
 from collections.abc import Callable
 from typing import Any

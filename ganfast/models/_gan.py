@@ -1,4 +1,4 @@
-"""What every builder returns, and the checks every builder makes."""
+"""The result of a builder, and the checks of its arguments."""
 
 from typing import NamedTuple
 

@@ -3,7 +3,7 @@
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", 2015, section 3 (https://arxiv.org/abs/1511.06434), with the layer
 sizes and parameter names of https://github.com/pytorch/examples/tree/main/dcgan: at 64 pixels a
-checkpoint of that script loads into these models, and theirs into it.
+checkpoint of that script loads into these models, and conversely.
 """
 
 from typing import Literal
@@ -22,8 +22,8 @@ Activation = Literal["relu", "leaky_relu"]
 
 
 def _norm_act(features: int, activation: Activation) -> list[nn.Module]:
-    # The Identity keeps the index a separate activation layer would have, and with it the keys of
-    # every layer behind it.
+    # The Identity keeps the index of a separate activation layer, and so the keys of all later
+    # layers.
     fused = BatchNorm2d(features, activation=activation, negative_slope=NEGATIVE_SLOPE)
     return [fused, nn.Identity()]
 
@@ -74,7 +74,7 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last layer judges, ``[N, width * image_size / 8, 4, 4]``."""
+        """Return the input of the last layer, ``[N, width * image_size / 8, 4, 4]``."""
         features: Tensor = self.main[:-1](images)
         return features
 

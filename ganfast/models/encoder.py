@@ -1,4 +1,4 @@
-"""An encoder for DCGAN: the discriminator's layers, with a latent vector for an answer."""
+"""An encoder for DCGAN: the discriminator's layers, with a latent vector as output."""
 
 from __future__ import annotations
 

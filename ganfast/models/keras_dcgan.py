@@ -2,10 +2,10 @@
 
 After TensorFlow's "Deep Convolutional Generative Adversarial Network"
 (https://www.tensorflow.org/tutorials/generative/dcgan), with one block more for images of 32
-pixels such as CIFAR-10's: kernels of 5x5, normalisation in the generator alone, and what Keras does
-where nothing is said. Its BatchNormalization has eps 1e-3 and keeps 0.99 of its averages at each
-step; torch's momentum is the other part, 0.01. Its "same" padding of an even side pads more at the
-end than at the beginning, torch's here as much at both: weights of Keras do not fit exactly.
+pixels such as CIFAR-10's: kernels of 5x5, normalisation in the generator alone, and the defaults of
+Keras. Its BatchNormalization has eps 1e-3 and momentum 0.99, which is torch's 0.01. Its "same"
+padding of an even side pads more at the end than at the beginning, torch's is symmetric: weights of
+Keras do not fit exactly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DROPOUT = 0.3
 
 
 def _norm_act(kind: type[BatchNorm1d] | type[BatchNorm2d], features: int) -> list[nn.Module]:
-    # The Identity keeps the index of a separate LeakyReLU, and with it the keys behind it.
+    # The Identity keeps the index of a separate LeakyReLU, and so the keys of all later layers.
     fused = kind(features, EPS, MOMENTUM, activation="leaky_relu", negative_slope=NEGATIVE_SLOPE)
     return [fused, nn.Identity()]
 
@@ -89,7 +89,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def keras_dcgan(image_size: int = 32, channels: int = 3, width: int = 64, latent: int = 100) -> GAN:
-    """Build a DCGAN in the manner of Keras with freshly drawn parameters.
+    """Build the DCGAN of Keras tutorials with freshly drawn parameters.
 
     The generator takes noise ``[N, latent]`` and gives images
     ``[N, channels, image_size, image_size]``; the discriminator gives logits ``[N]``. At 32 pixels

@@ -1,4 +1,4 @@
-"""Paths between latent vectors."""
+"""Interpolation between latent vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def slerp(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
     """Interpolate along the great circle between latent vectors.
 
     Normal vectors in many dimensions lie near a sphere, and a straight line between two of them
-    leaves it; their lengths are interpolated apart.
+    leaves it; their lengths are interpolated separately.
 
     Args:
         start: vectors ``[N, ...]``.
         end: of the same shape.
-        share: of the way, 0 to 1; a number, or one for each vector ``[N]``.
+        share: position between start and end, 0 to 1; a number, or one for each vector ``[N]``.
 
     Raises:
         ValueError: the shapes differ.
@@ -40,7 +40,7 @@ def slerp(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
     lengths = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
     cosine = ((a / lengths[0]) * (b / lengths[1])).sum(1, keepdim=True).clamp(-1, 1)
     angle = cosine.acos()
-    straight = angle.sin() < 1e-4  # parallel, where the circle is not determined
+    straight = angle.sin() < 1e-4  # parallel: the circle is not determined
     sine = angle.sin().where(~straight, 1.0)
     from_a = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
     from_b = torch.where(straight, share, (share * angle).sin() / sine)

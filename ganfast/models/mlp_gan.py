@@ -61,7 +61,7 @@ class Discriminator(nn.Module):
         )
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last layer judges, ``[N, 2 * width]``."""
+        """Return the input of the last layer, ``[N, 2 * width]``."""
         features: Tensor = self.model[:-1](images.flatten(1))
         return features
 

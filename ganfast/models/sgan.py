@@ -1,4 +1,4 @@
-"""A semi-supervised GAN: a discriminator with one output a class.
+"""A semi-supervised GAN: a discriminator with one output for each class.
 
 Salimans et al., "Improved Techniques for Training GANs", 2016, section 5
 (https://arxiv.org/abs/1606.03498), with the generator of :mod:`ganfast.models.dcgan`.
@@ -61,8 +61,8 @@ class Classifier(nn.Module):
     ``Z = sum(exp(logits))``, ``D(x) = Z / (Z + 1) = sigmoid(logsumexp(logits))``, which is a
     softmax over K + 1 classes with the last logit, that of "generated", fixed to 0.
 
-    Max-pooled convolutions, because they name more digits right from few labels than strided ones;
-    no batch normalisation behind the features, for it would hide the means to be matched.
+    Max-pooled convolutions, because they classify digits better from few labels than strided ones;
+    no batch normalisation after the features, since it would hide the means to be matched.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Classifier(nn.Module):
         self.head = nn.Linear(FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the last layer judges, ``[N, 256]``."""
+        """Return the input of the last layer, ``[N, 256]``."""
         features: Tensor = self.body(images)
         return features
 
@@ -149,6 +149,6 @@ def sgan(
 
 
 def _initialise(module: nn.Module) -> None:
-    # Without batch normalisation behind every layer, scale must be kept (He et al. 2015).
+    # Without batch normalisation after every layer, the scale must be kept (He et al. 2015).
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight, NEGATIVE_SLOPE)

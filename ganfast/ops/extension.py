@@ -1,4 +1,4 @@
-"""Find and load the C++ extension, and remember why it could not be."""
+"""Find and load the C++ extension, and keep the reason if it could not be loaded."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Part(NamedTuple):
     """One shared library of the extension.
 
     Attributes:
-        description: what it was built with, or None where it is not loaded.
-        reason: why it is not loaded, with what to do; empty where it is.
+        description: what it was built with; None if it is not loaded.
+        reason: why it is not loaded, and what to do; empty if it is.
     """
 
     description: str | None
@@ -32,7 +32,7 @@ _parts: dict[str, Part] = {}
 
 
 def load() -> None:
-    """Load the CPU and CUDA parts where they exist; never raise."""
+    """Load the CPU and CUDA parts if they exist; never raise."""
     _parts["cpu"] = _load("_native.so", "ganfast_build_description")
     if torch.version.cuda is None:
         _parts["cuda"] = Part(None, f"torch {torch.__version__} is a build without CUDA")
@@ -41,7 +41,7 @@ def load() -> None:
 
 
 def is_loaded(part: str = "cpu") -> bool:
-    """Say whether a part ("cpu" or "cuda") of the extension is loaded."""
+    """Return whether a part ("cpu" or "cuda") of the extension is loaded."""
     return _parts[part].description is not None
 
 

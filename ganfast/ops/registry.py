@@ -4,60 +4,74 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library
+from torch.library import Library, infer_schema
 
 NAMESPACE = "ganfast"
 
 _definitions = Library(NAMESPACE, "FRAGMENT")
 
 eager_kernels: dict[str, Callable[..., Any]] = {}
-"""The eager kernel of every op by its name, for ``backend.use("eager")`` to put in front."""
+"""The eager kernel of every op by name; ``backend.use("eager")`` gives it precedence."""
 
 triton_kernels: dict[str, Callable[..., Any]] = {}
-"""Likewise Triton's kernels, of the ops that have one."""
+"""The Triton kernel of every op that has one, by name."""
 
 _checked: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
-"""What puts an op's checks in front of a kernel of it."""
+"""Puts an op's checks in front of a kernel, by the op's name."""
 
 filled_by_triton: set[str] = set()
-"""The ops whose CUDA kernel is Triton's, because the extension brings none."""
+"""The ops whose CUDA kernel is Triton's, because the extension has none."""
 
 
 def define(
-    schema: str,
+    name: str,
+    reference: Callable[..., Any],
     *,
-    eager: Callable[..., Any],
     fake: Callable[..., Any],
     check: Callable[[SimpleNamespace], None],
+    results: Sequence[str] = (),
+    mutates: Sequence[str] = (),
     triton: str | None = None,
 ) -> Callable[..., Any]:
-    """Define the op ``ganfast::<schema>`` and return its overload, ready to call.
+    """Define the op ``ganfast::name`` by its eager kernel and return its overload, ready to call.
 
-    The eager kernel is registered at CompositeExplicitAutograd, where it answers on every device
-    and dtype until a faster kernel takes that device's own key. ``fake`` gives shapes, strides
-    and dtypes without data, as torch.compile and torch.export need. ``check`` is given the op's
-    arguments by their names before any Python kernel is, once they are known to be on one device,
-    and raises if they do not fit each other. ``triton`` names a function as "module:function"; the
-    module, and Triton with it, is imported when it is first called.
+    The eager kernel is registered at CompositeExplicitAutograd, which serves every device and
+    dtype that has no faster kernel at its own key.
+
+    Args:
+        name: of the op.
+        reference: the eager kernel, whose signature is the op's.
+        fake: returns results with shapes, strides and dtypes but without data, as torch.compile and
+            torch.export need them.
+        check: raises if the op's arguments, given by their names, do not fit each other; called
+            before any Python kernel, once all tensors are known to be on one device.
+        results: names of the results, if there are several; all of them tensors.
+        mutates: the arguments that the op writes to.
+        triton: a function as "module:function"; the module, and Triton with it, is imported when
+            the function is first called.
     """
-    name = schema[: schema.index("(")]
+    schema = infer_schema(reference, op_name=name, mutates_args=mutates)
+    if results:
+        returned = ", ".join(f"Tensor {result}" for result in results)
+        schema = f"{schema.partition(' -> ')[0]} -> ({returned})"
     _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    overload: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
-    names = [argument.name for argument in overload._schema.arguments]  # type: ignore[attr-defined]
+    names = list(inspect.signature(reference).parameters)
     _checked[name] = functools.partial(_behind_checks, names, check)
-    eager_kernels[name] = _checked[name](eager)
+    eager_kernels[name] = _checked[name](reference)
     _definitions.impl(name, eager_kernels[name], "CompositeExplicitAutograd")
     # A tensor on `meta` beside others brings the call here; sizes are the kernel's to check.
     on_one_device = _behind_checks(names, lambda arguments: None, fake)
     torch.library.register_fake(f"{NAMESPACE}::{name}", on_one_device, lib=_definitions)
     if triton is not None:
         triton_kernels[name] = _checked[name](_on_first_call(triton))
+    overload: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return overload
 
 
@@ -78,7 +92,7 @@ def _behind_checks(
 
 
 def fill_with_triton() -> None:
-    """Register Triton's kernels at the CUDA key of the ops that have none there."""
+    """Register Triton's kernels at the CUDA key of the ops that have no kernel there."""
     for name, kernel in triton_kernels.items():
         if not has_kernel(name, "CUDA"):
             _definitions.impl(name, kernel, "CUDA")
@@ -86,13 +100,13 @@ def fill_with_triton() -> None:
 
 
 def has_kernel(name: str, key: str) -> bool:
-    """Say whether an op has a kernel at a dispatch key of its own."""
+    """Return whether an op has a kernel registered at this very dispatch key."""
     found: bool = torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", key)
     return found
 
 
-def _on_first_call(where: str) -> Callable[..., Any]:
-    module, _, function = where.partition(":")
+def _on_first_call(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
 
     @functools.cache
     def imported() -> Callable[..., Any]:
@@ -108,10 +122,10 @@ def register_autograd(name: str, kernel: Callable[..., Any]) -> None:
 
 
 def differentiate(name: str, *, by: Callable[..., Any]) -> None:
-    """Register an autograd form of an op that runs ``by`` if a gradient is wanted.
+    """Register an autograd form of an op that runs ``by`` if a gradient is needed.
 
-    ``by`` consists of torch's own differentiable operations; it serves the derivatives that are too
-    rare for a kernel.
+    ``by`` consists of torch's own differentiable operations: for derivatives that are too rare for
+    a kernel.
     """
     formula = _checked[name](by)
     op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def interpreted() -> bool:
-    """Say whether Triton runs its kernels in its interpreter, on the CPU."""
+    """Return whether Triton runs its kernels in its interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -30,8 +30,8 @@ def launch(
     kernel: Any, grid: tuple[int, ...], on: Tensor, *arguments: Any, **constants: Any
 ) -> None:
     """Launch a kernel on the device of a tensor."""
-    # Without fusion kernels compute what they say, here and in the interpreter: a multiplication
-    # and an addition are rounded once only where they are written as tl.fma.
+    # Without this fusion a GPU computes what the interpreter does: a multiplication and an addition
+    # are rounded once only if they are written as tl.fma.
     constants["enable_fp_fusion"] = False
     if on.is_cuda and on.device.index != torch.cuda.current_device():
         with torch.cuda.device(on.device):
@@ -41,5 +41,5 @@ def launch(
 
 
 def dense(vector: Tensor | None) -> Tensor | None:
-    """Return a vector with its values side by side; itself where they are."""
+    """Return a vector without gaps between its values: itself if it has none."""
     return vector if vector is None or vector.is_contiguous() else vector.contiguous()

@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def scalar(value, dtype: tl.constexpr):
-    """Give a number that the host passed, in Python's or another precision, a dtype."""
+    """Convert a number that the host passed to a dtype."""
     return tl.full((), value, dtype)
 
 
@@ -27,7 +27,7 @@ def divide(a, b):
 
 @triton.jit
 def at_least(x, least: tl.constexpr):
-    """Return the larger of x and ``least``; x where it is NaN."""
+    """Return the larger of x and ``least``; NaN stays NaN."""
     return tl.where(x < least, least, x)
 
 

@@ -11,11 +11,12 @@ from ganfast.training.errors import (
     TrainingWarning,
 )
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.options import PRECISIONS, TrainingOptions
 from ganfast.training.processes import Processes, joined
 from ganfast.training.quality import Quality, frechet_distance
 from ganfast.training.runs import load_run
-from ganfast.training.step import PRECISIONS, GANStep, StepResult
-from ganfast.training.trainer import Trainer, TrainingOptions
+from ganfast.training.step import GANStep, StepResult
+from ganfast.training.trainer import Trainer
 
 __all__ = [
     "PRECISIONS",

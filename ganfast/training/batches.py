@@ -1,4 +1,4 @@
-"""Shuffled batches of images, in an order that a saved state continues exactly."""
+"""Shuffled batches of images, in an order that a saved state continues."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def as_bytes(images: Tensor) -> Tensor:
 
 
 class Batches:
-    """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, for ever.
+    """Serve shuffled batches ``[batch_size, C, H, W]`` in [-1, 1], epoch after epoch, without end.
 
-    Every epoch has its own order; images that do not fill a last batch wait for the next epoch.
-    The order depends on the seed alone. Of several processes, which must have the same seed, each
-    gets its part of every batch; the state is the same for all, and for any number of them.
+    Every epoch has its own order, which depends on the seed alone, and leaves out the images that
+    do not fill a last batch. Several processes with the same seed each get their part of every
+    batch; the state is the same in all, and for any number of them.
 
-    The images stay on the device, as bytes, where they take at most half of its free memory; else
-    batches are copied to it while it works on earlier steps.
+    The images stay on the device, as bytes, if they take at most half of its free memory; else
+    batches are copied to it while it computes earlier steps.
 
     Args:
         data: the images.
         batch_size: images a batch, of all processes together.
         seed: of the order.
-        device: where batches are made.
+        device: of the batches.
         processes: that share every batch; None for this one alone.
 
     Raises:
@@ -110,7 +110,7 @@ class Batches:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order, as tensors and numbers."""
+        """Return the position in the order, as tensors and numbers."""
         return {
             "rng": self._rng_at_epoch_start,
             "position": self._position,
@@ -119,7 +119,7 @@ class Batches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where ``state`` was taken.
+        """Continue from the position of ``state``.
 
         Raises:
             DataError: if it was taken with another number of images or another batch size.

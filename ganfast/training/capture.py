@@ -8,23 +8,24 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ganfast.training.batch import Batch
     from ganfast.training.step import GANStep, StepResult
 
 __all__ = ["CapturedStep"]
 
 WARM_UP_STEPS = 3
-"""Steps taken as they are before a capture, so that kernels, states and pools exist."""
+"""Steps taken before a capture, so that kernels, states and memory pools exist."""
 
 
 class CapturedStep:
-    """Take a GANStep's steps, replayed from a CUDA graph where that is possible.
+    """Take a GANStep's steps, replayed from a CUDA graph if that is possible.
 
-    The first steps of every shape of batch are real steps too: nothing is trained twice. Learning
-    rates become tensors on the device, so that a scheduler, or a number put into
-    ``optimizer.param_groups``, reaches the replayed step. What a replay returns is copied.
+    The warm-up steps of every shape of batch train the networks too. Learning rates become tensors
+    on the device, so that a scheduler, or a number put into ``optimizer.param_groups``, reaches
+    the replayed step. What a replay returns is copied.
 
     Args:
-        step: whose ``update`` is taken.
+        step: whose ``update`` is captured.
         mode: "auto", "always" or "never".
     """
 
@@ -41,21 +42,24 @@ class CapturedStep:
         if not self._reason:
             self._make_capturable()
 
-    def __call__(self, real: Tensor) -> StepResult:
+    def __call__(self, batch: Batch) -> StepResult:
         """Take one step."""
         if self._reason:
-            return self._step.update(real)
-        signature = (real.shape, real.dtype, self._step.generator.training)
+            return self._step.update(batch)
+        tensors = (batch.real, *batch.condition)
+        kinds = tuple((x.shape, x.dtype) for x in tensors)
+        signature = (kinds, self._step.generator.training)
         if signature != self._signature:
             self._signature, self._graph, self._taken = signature, None, 0
         self._set_rates()
         if self._graph is None and self._taken < WARM_UP_STEPS:
             self._taken += 1
-            return self._warm_up(real)
+            return self._warm_up(batch)
         if self._graph is None:
-            self._capture(real)
+            self._capture(batch)
         assert self._graph is not None
-        self._real.copy_(real)
+        for ours, given in zip(self._tensors, tensors, strict=True):
+            ours.copy_(given)
         self._graph.replay()
         return type(self._result)(*(value.clone() for value in self._result))
 
@@ -95,22 +99,23 @@ class CapturedStep:
                 rate.fill_(group["lr"])
                 group["lr"] = rate
 
-    def _warm_up(self, real: Tensor) -> StepResult:
+    def _warm_up(self, batch: Batch) -> StepResult:
         stream = torch.cuda.Stream(self._step.device)
         stream.wait_stream(torch.cuda.current_stream(self._step.device))
         with torch.cuda.stream(stream):
-            result = self._step.update(real)
+            result = self._step.update(batch)
         torch.cuda.current_stream(self._step.device).wait_stream(stream)
         return result
 
-    def _capture(self, real: Tensor) -> None:
-        self._real = real.clone()
+    def _capture(self, batch: Batch) -> None:
+        batch = batch.map(torch.clone)
+        self._tensors = (batch.real, *batch.condition)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)  # gradients then live in the graph's own memory
         graph = torch.cuda.CUDAGraph()
-        # Where there are several processes, a thread of NCCL's asks for events meanwhile.
+        # With several processes, a thread of NCCL queries events meanwhile.
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         mode = "thread_local" if several else "global"
         with torch.cuda.graph(graph, capture_error_mode=mode):
-            self._result = self._step.update(self._real)
+            self._result = self._step.update(batch)
         self._graph = graph

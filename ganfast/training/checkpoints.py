@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent, and the search for the newest whole one.
+"""Atomic writing of checkpoints, and the search for the newest one that is whole.
 
 A checkpoint is one safetensors file: weights, optimizer states and random states as tensors under
 dotted names, everything else as JSON in its metadata, and a digest of both. Reading one never runs
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _take_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors out of a structure, and return the rest in what JSON knows."""
+    """Move the tensors out of a structure, and return the rest as JSON holds it."""
     if isinstance(value, Tensor):
         if name in tensors:
             raise TypeError(f"two tensors of the state have the name {name}")

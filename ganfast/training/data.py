@@ -39,7 +39,7 @@ DEFAULT_ROOT = "data"
 class ImageData:
     """A set of images in memory: ``images`` uint8 ``[N, C, H, W]``, ``labels`` int64 ``[N]``.
 
-    ``classes`` names the labels 0, 1, ... where their source does.
+    ``classes`` names the labels 0, 1, ... if the source does.
     """
 
     name: str
@@ -71,7 +71,7 @@ def load_images(
     Args:
         spec: ``digits`` (scikit-learn's scans of handwritten digits, always at hand), ``mnist``,
             ``fashion-mnist``, ``cifar10``, ``folder:PATH`` (every image below PATH, in the order of
-            their names; where all lie in subfolders of PATH, these are their classes) or
+            their names; if all lie in subfolders of PATH, these are their classes) or
             ``npz:PATH`` (array ``x``, uint8 [N, H, W, C], [N, C, H, W] or [N, H, W], and if present
             labels ``y``, integers [N]).
         root: folder in which torchvision keeps mnist, fashion-mnist and cifar10 (default "data").

@@ -1,4 +1,4 @@
-"""What a user's data, checkpoints or output folder can get wrong."""
+"""Errors and warnings of training."""
 
 __all__ = [
     "CheckpointError",
@@ -31,6 +31,6 @@ class CheckpointError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The field's figures of quality, by torch-fidelity and its weights of Inception."""
+"""FID, KID and the Inception score, by torch-fidelity."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Images(Dataset[Tensor]):
 
 
 def find_inception() -> Path:
-    """Return the file of Inception's weights, in the folder where torch.hub keeps such files.
+    """Return the file of Inception's weights, in the folder of torch.hub.
 
     Nothing is downloaded: that is the user's choice.
 
@@ -50,8 +50,8 @@ def fidelity(real: Tensor, fake: Tensor, *, cuda: bool = False) -> dict[str, flo
     """Return the Frechet and kernel Inception distances and the Inception score.
 
     Args:
-        real: images as bytes, uint8 ``[N, C, H, W]`` with 1 or 3 channels.
-        fake: generated ones, likewise, as many or not.
+        real: images, uint8 ``[N, C, H, W]`` with 1 or 3 channels.
+        fake: generated images, likewise; their number may differ.
         cuda: whether to compute on a GPU; on two CPU cores 1,000 images take about a minute.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The pictures a training run leaves behind."""
+"""The pictures of a training run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def grid(images: Tensor, columns: int = COLUMNS) -> Tensor:
 
 
 def save_animation(images: Tensor, path: Path) -> None:
-    """Save images ``[N, C, H, W]`` in [-1, 1] as a GIF that runs for ever, enlarged likewise."""
+    """Save images ``[N, C, H, W]`` in [-1, 1] as a looping GIF, enlarged pixel by pixel."""
     from torchvision.transforms.functional import to_pil_image
 
     first, *others = [to_pil_image(image) for image in _enlarged(images).add(1).div(2).clamp(0, 1)]

@@ -1,4 +1,4 @@
-"""Warnings of the two ways in which GANs commonly fail while every number is finite."""
+"""Warnings of mode collapse and of a discriminator that has won."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WON = 0.02
 WON_ROWS = 5
 ALIKE = 0.1
 FIRST_STEP = 200
-"""Images of a fresh generator are all alike: before this step that says nothing."""
+"""First step to watch images at: those of an untrained generator are all alike."""
 
 
 def diversity(images: Tensor) -> float:
@@ -28,7 +28,7 @@ class Health:
 
     Args:
         real: images ``[N, C, H, W]`` in [-1, 1], to compare generated ones with.
-        loss: kind of the loss; that of "wasserstein" has no value that means a lost game.
+        loss: kind of the loss; "wasserstein" is not bounded, so its value is not watched.
     """
 
     def __init__(self, real: Tensor, loss: str) -> None:
@@ -39,7 +39,7 @@ class Health:
         self._warned: set[str] = set()
 
     def watch_loss(self, step: int, d_loss: float) -> None:
-        """Look at one row of the metrics."""
+        """Watch the loss of one row of the metrics."""
         self._rows_won = self._rows_won + 1 if self._bounded and d_loss < WON else 0
         if self._rows_won == WON_ROWS:
             self._warn(
@@ -50,7 +50,7 @@ class Health:
             )
 
     def watch_images(self, step: int, images: Tensor) -> None:
-        """Look at generated images ``[N, C, H, W]``; twice alike in a row is a collapse."""
+        """Watch generated images ``[N, C, H, W]``; alike twice in a row is a mode collapse."""
         if step < FIRST_STEP:
             return
         share = diversity(images) / max(self._diversity, 1e-12)

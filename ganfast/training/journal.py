@@ -1,4 +1,4 @@
-"""What a run writes for people: tables, pictures, TensorBoard's events, and warnings."""
+"""The tables, pictures, TensorBoard events and warnings of a run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 __all__ = ["WRITTEN", "Journal"]
 
 WRITTEN = ("metrics.csv", "quality.csv", "samples*.png", "losses.png", "tensorboard")
-"""Patterns of the names of all that a journal writes."""
+"""Patterns of the names of all files that a journal writes."""
 
 
 class Journal:
-    """Write down how a run goes.
+    """Write the measurements of a run.
 
     Args:
         out: folder to write to.
         batch_size: images a step.
-        health: watches what is written.
+        health: warns of what it sees in them.
         tensorboard: whether to write events for TensorBoard too, below ``tensorboard``.
     """
 
@@ -45,7 +45,7 @@ class Journal:
         self._waited_s = 0.0
 
     def begin(self, step: int) -> None:
-        """Go on from a step: what was written of later ones is dropped."""
+        """Continue from a step; rows of later steps are dropped."""
         self.metrics.truncate(step)
         if self.quality.path.exists():
             self.quality.truncate(step)
@@ -58,13 +58,13 @@ class Journal:
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
-        """Count the time inside as spent on getting the next batch."""
+        """Count the time of the block as spent on the next batch."""
         start = time.perf_counter()
         yield
         self._waited_s += time.perf_counter() - start
 
     def write_metrics(self, step: int, result: StepResult) -> dict[str, float]:
-        """Write one row; the only place where the loop waits for the device."""
+        """Write one row: the only host-device sync of the loop."""
         measured = {name: value.item() for name, value in result._asdict().items()}
         elapsed_s = time.perf_counter() - self._interval_start
         steps = step - self._interval_start_step
@@ -87,7 +87,7 @@ class Journal:
         self._health.watch_images(step, images)
 
     def write_quality(self, step: int, distance: float) -> bool:
-        """Write one row, and return whether no earlier one was better."""
+        """Write one row, and return whether it is better than all earlier ones."""
         if not self.quality.path.exists():
             self.quality.truncate(step)
         earlier = self.quality.columns()["frechet_distance"]
@@ -96,7 +96,7 @@ class Journal:
         return distance < min(earlier, default=float("inf"))
 
     def close(self) -> None:
-        """Draw the metrics, and end TensorBoard's file."""
+        """Close TensorBoard's file."""
         if self._board is not None:
             self._board.close()
             self._board = None

@@ -1,4 +1,4 @@
-"""Keep the C library from giving memory back to the system between two steps."""
+"""Keep the C library from returning memory to the system between steps."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ M_MMAP_MAX = -4
 def keep_freed_memory() -> bool:
     """Have the C library keep freed memory for later tensors, for the rest of the process.
 
-    glibc takes tensors of 32 MB and more from the system one by one and gives each back when it is
-    freed, so that every output of a large layer is written through page faults that cost more
-    than its arithmetic; it also gives back the end of its heap whenever that is free. After this
-    call it does neither: the process keeps the most memory that it ever had in use.
+    glibc maps tensors of 32 MB and more one by one and unmaps each when it is freed, so that every
+    output of a large layer is written through page faults that cost more than its arithmetic; it
+    also returns the end of its heap whenever that is free. After this call it does neither: the
+    process keeps its peak memory.
     :class:`Trainer` calls it on a CPU; importing ganfast does not.
 
     Returns:
-        Whether the C library was told: False where it is not glibc.
+        Whether glibc accepted it; False if the C library is another one.
 
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
+from ganfast.training.batch import Scores, as_list
 from ganfast.training.processes import Processes
 
 __all__ = ["gradient_penalty", "r1_penalty"]
 
 
 def gradient_penalty(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, processes: Processes | None = None
+    discriminator: Callable[[Tensor], Scores],
+    real: Tensor,
+    fake: Tensor,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Return the mean of ``(|gradient| - 1)^2`` at random points between real and fake images.
 
     Args:
-        discriminator: maps images to scores, batch first.
+        discriminator: maps images to scores, batch first, or to a list of them.
         real: images ``[N, ...]``.
         fake: as many generated ones.
         processes: those that have the other parts of the batch; None for none.
@@ -33,11 +39,11 @@ def gradient_penalty(
     return penalty
 
 
-def r1_penalty(scores: Tensor, real: Tensor) -> Tensor:
+def r1_penalty(scores: Scores, real: Tensor) -> Tensor:
     """Return the mean of ``|gradient|^2`` at real images.
 
     Args:
-        scores: of the images, batch first, from a graph that holds ``real``.
+        scores: of the images, batch first, or a list of them, from a graph that holds ``real``.
         real: images ``[N, ...]`` that require a gradient.
 
     Source:
@@ -46,6 +52,7 @@ def r1_penalty(scores: Tensor, real: Tensor) -> Tensor:
     return _gradient(scores, real).flatten(1).square().sum(1).mean()
 
 
-def _gradient(scores: Tensor, images: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
+def _gradient(scores: Scores, images: Tensor) -> Tensor:
+    total = torch.stack([each.sum() for each in as_list(scores)]).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
     return gradient.float() if gradient.dtype != torch.float64 else gradient

@@ -15,22 +15,22 @@ from torch import Tensor
 
 from ganfast.training.errors import ProcessError
 
-__all__ = ["JoinedProcesses", "Launch", "Processes", "joined", "launch", "one_speaker"]
+__all__ = ["JoinedProcesses", "Launch", "Processes", "joined", "launch", "one_reporter"]
 
-FAILED, TOLD = "ganfast/failed", "ganfast/told"
-SPEECH_S = 5.0
-"""How long a process that failed second waits for the first one's message before it ends."""
+FAILED, REPORTED = "ganfast/failed", "ganfast/reported"
+REPORT_S = 5.0
+"""Seconds that a process that failed later waits for the first one's message before it ends."""
 
 
 class Processes:
-    """What one process knows of those that train with it; of this class, one that is alone.
+    """The processes that train together, as seen by one of them; this class: one process alone.
 
-    Every process draws the same random numbers, those of the whole batch, and takes its ``part``
-    of them, so that any number of processes computes what one would, up to rounding.
+    Every process draws the random numbers of the whole batch and takes its ``part`` of them: any
+    number of processes computes what one would, up to rounding.
 
     Attributes:
-        rank: the number of this process, from 0; process 0 alone writes files.
-        count: how many processes there are.
+        rank: of this process; rank 0 alone writes files.
+        count: the number of processes.
 
     Example:
         >>> from ganfast.training import Processes
@@ -47,7 +47,7 @@ class Processes:
         return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
-        """Return this process's part of what all have the whole of, ``[count * N, ...]``."""
+        """Return this process's part of a batch ``[count * N, ...]`` that every process has."""
         return batch
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -58,15 +58,15 @@ class Processes:
         return values
 
     def follow_first(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the values that process 0 has, in place."""
+        """Copy the values of rank 0 into tensors, in place."""
 
     def any(self, flag: bool) -> bool:
-        """Say whether a flag is set in any process, once all have asked."""
+        """Return whether a flag is set in any process; all must call it."""
         return flag
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """Have process 0 do something before the others do, such as fetching files."""
+        """Run the block in rank 0 before the others, to fetch files for instance."""
         yield
 
 
@@ -74,10 +74,10 @@ class JoinedProcesses(Processes):
     """Processes of torch.distributed's default group.
 
     Gradients are averaged here, between backward and the optimiser's step, and not by
-    DistributedDataParallel: that expects gradients of every parameter after each forward pass, but
-    in a generator's update the discriminator gets none; it does not go with the
-    ``torch.autograd.grad`` of a penalty; and it communicates as backward proceeds, whereas a step
-    that is captured repeats fixed launches. In return, nothing is sent during backward.
+    DistributedDataParallel: it expects a gradient of every parameter after each forward pass, but
+    the discriminator gets none in a generator's update; it does not support the
+    ``torch.autograd.grad`` of a penalty; and it communicates during backward, whereas a captured
+    step repeats fixed launches. The price: communication does not overlap with backward.
 
     Source:
         The same choice in training/training_loop.py of https://github.com/NVlabs/stylegan3
@@ -102,7 +102,7 @@ class JoinedProcesses(Processes):
         _exchange([t.detach() for t in tensors], lambda flat: dist.broadcast(flat, 0))
 
     def any(self, flag: bool) -> bool:
-        # A tensor on the host, for gloo: no device is waited for.
+        # A tensor on the host, for gloo: no host-device sync.
         votes = torch.tensor(float(flag), device="cpu")
         dist.all_reduce(votes)
         return bool(votes)
@@ -121,7 +121,7 @@ class JoinedProcesses(Processes):
 
 
 def _exchange(tensors: list[Tensor], collective: Callable[[Tensor], Any]) -> None:
-    """Hand tensors to a collective as one flat buffer for each dtype and device, and back.
+    """Pass tensors through a collective as one flat buffer for each dtype and device.
 
     They keep their memory and layout, which may differ from process to process.
     """
@@ -137,7 +137,7 @@ def _exchange(tensors: list[Tensor], collective: Callable[[Tensor], Any]) -> Non
 
 
 class Launch(NamedTuple):
-    """What torchrun says to a process that it starts: its number, that on its machine, and all."""
+    """The rank, local rank and world size that torchrun gives to a process."""
 
     rank: int = 0
     local_rank: int = 0
@@ -145,7 +145,7 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch:
-    """Return this process's place among those that torchrun started; without it, it is alone."""
+    """Return this process's place among those that torchrun started, or that of a single one."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         return Launch()
     return Launch(*(int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")))
@@ -153,13 +153,13 @@ def launch() -> Launch:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun started with this one, as long as the block lasts.
+    """Join the processes that torchrun started with this one, for the duration of the block.
 
-    Tensors on a GPU are exchanged by NCCL, others by gloo. Where one process fails, the others
-    lose it in their next exchange and fail as well.
+    Tensors on a GPU are exchanged by NCCL, others by gloo. If one process fails, the others fail in
+    their next collective.
 
     Args:
-        device: this process's own.
+        device: of this process.
 
     Raises:
         ProcessError: another process failed or was lost.
@@ -167,7 +167,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     Example:
         >>> import torch
         >>> from ganfast.training import joined
-        >>> with joined(torch.device("cpu")) as processes:  # the half of it, where there are two
+        >>> with joined(torch.device("cpu")) as processes:  # of two, each gets one half
         ...     processes.part(torch.zeros(8, 3)).shape
         torch.Size([8, 3])
     """
@@ -187,7 +187,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     try:
         yield JoinedProcesses()
     except Exception as error:
-        # Asked for before the group ends: the others must not take this end for the cause.
+        # Before the group ends, which would look like the failure to the others.
         if not _fails_first():
             raise ProcessError("another process failed") from error
         if isinstance(error, dist.DistError) or "gloo" in str(error):
@@ -198,8 +198,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 @contextmanager
-def one_speaker() -> Iterator[bool]:
-    """Say whether this process, which is about to fail, tells the user why: the first does.
+def one_reporter() -> Iterator[bool]:
+    """Give whether this process, which is about to fail, prints its error: the first one does.
 
     The others wait until it has, since torchrun ends all processes as soon as one has ended.
     """
@@ -208,10 +208,10 @@ def one_speaker() -> Iterator[bool]:
         yield True
     elif _fails_first():
         yield True
-        store.set(TOLD, "")
+        store.set(REPORTED, "")
     else:
         with suppress(dist.DistError):
-            store.wait([TOLD], timedelta(seconds=SPEECH_S))
+            store.wait([REPORTED], timedelta(seconds=REPORT_S))
         yield False
 
 
@@ -223,7 +223,7 @@ def _fails_first() -> bool:
 
 @functools.cache
 def _store() -> Any:
-    """Return the table of keys that torchrun's processes share; None for a process alone."""
+    """Return the key-value store of torchrun's processes; None for a single process."""
     if launch().world_size == 1:
         return None
     from torch.distributed.rendezvous import rendezvous

@@ -1,4 +1,4 @@
-"""How far a run has come, for the person who waits for it."""
+"""The progress of a run on standard error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Progress:
     """Show a bar if standard error is a terminal, else print a line every ten seconds.
 
     Args:
-        step: where the run begins.
-        steps: where it ends.
+        step: the first step of the run.
+        steps: the last one.
         batch_size: images a step.
         shown: False to show nothing.
     """
@@ -52,7 +52,7 @@ class Progress:
         self._bar.close()
 
     def update(self, step: int, measured: Mapping[str, float]) -> None:
-        """Take note of one more step, and of what was measured of it, if anything was."""
+        """Count one more step, with what was measured of it, if anything."""
         if measured:
             self._bar.set_postfix(measured, refresh=False)
             self._losses = ", d_loss {d_loss:.3f}, g_loss {g_loss:.3f}".format(**measured)

@@ -1,4 +1,4 @@
-"""How near generated images are to real ones, measured in what a classifier looks at."""
+"""The Frechet distance between generated and real images in the features of a classifier."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Quality", "frechet_distance"]
 
 FEATURES = 64
 IMAGES = 2000
-"""Images of each kind to compare: distances of fewer are biased upwards, and more take longer."""
+"""Images of each kind to compare: with fewer the distance is biased upwards."""
 LEARNED_FROM = 20_000
-"""Images at most that the classifier is trained on: enough for features, within seconds."""
+"""Most images that the classifier is trained on: enough for features, within seconds."""
 UPDATES = 400
 BATCH = 100
 
@@ -86,8 +86,8 @@ class _Classifier(nn.Module):
 class Quality:
     """Measure generated images against a data set's, by a small classifier trained on its labels.
 
-    The same data and seed give the same classifier and the same real images, and torch's own
-    random numbers are left alone: a run with this measurement has the bits of one without. Figures
+    The same data and seed give the same classifier and the same real images, and torch's global
+    generator is not used: a run with this measurement has the bits of one without. Distances
     compare models on one data set and one version of this class; they are no FID, whose features
     are Inception's.
 
@@ -133,7 +133,7 @@ class Quality:
         """Return the distance of as many generated images as there are real ones to compare with.
 
         Args:
-            generate: returns so many images ``[N, C, H, W]`` in [-1, 1].
+            generate: takes N and returns images ``[N, C, H, W]`` in [-1, 1].
         """
         sizes = [len(part) for part in self._real.split(BATCH)]
         return frechet_distance(self._real, self._features([generate(n) for n in sizes]))

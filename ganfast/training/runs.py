@@ -1,4 +1,4 @@
-"""What a run left behind: its generator, ready to make images."""
+"""The networks of a finished or interrupted run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["load_run"]
 def load_run(folder: str | Path) -> tuple[GAN, dict[str, Any]]:
     """Build the networks of a run from its newest whole checkpoint, in evaluation mode.
 
-    The generator has the average of weights, where the run kept one.
+    The generator has the average of weights, if the run kept one.
 
     Args:
         folder: that ``ganfast train --out`` wrote to; or one checkpoint in it.

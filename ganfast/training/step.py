@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ganfast.machine import native_precisions, require_native
 from ganfast.nn import GANLoss
+from ganfast.training.batch import Batch, as_list, detached
 from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
+from ganfast.training.layout import Layout
+from ganfast.training.options import PRECISIONS, TrainingOptions, check_options
 from ganfast.training.pairing import Pairing
 from ganfast.training.penalties import gradient_penalty, r1_penalty
 from ganfast.training.processes import Processes
 
-__all__ = ["PRECISIONS", "GANStep", "StepResult"]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-CAPTURES = ("auto", "always", "never")
+__all__ = ["GANStep", "StepResult"]
 
 
 class StepResult(NamedTuple):
@@ -27,7 +28,7 @@ class StepResult(NamedTuple):
 
     ``real_score`` and ``fake_score`` are the mean scores of real and generated images before the
     discriminator's update: probabilities to be real for the loss "bce". ``d_loss`` contains the
-    penalty, where there is one.
+    penalty, if there is one. Of several updates of the discriminator, these are of the last.
     """
 
     d_loss: Tensor
@@ -41,11 +42,13 @@ class GANStep:
 
     The generator is scored by the updated discriminator. With ``precision="fp32"`` this follows
     https://github.com/pytorch/examples/blob/main/dcgan/main.py number for number, whatever the
-    other options.
+    layout, pairing and capture.
 
     Args:
-        generator: maps latent vectors ``[N, *latent]`` to images.
-        discriminator: maps images to scores, batch first.
+        generator: maps latent vectors ``[N, *latent]``, and labels if the step is given any, to
+            images.
+        discriminator: maps images, and labels if the step is given any, to scores, batch first, or
+            to a list of such scores (multi-scale discriminators).
         optimizer_g: of the generator's parameters.
         optimizer_d: of the discriminator's parameters.
         loss: both networks' losses.
@@ -53,25 +56,38 @@ class GANStep:
             size and returns the batch of them.
         paired: whether the discriminator sees real and generated images in one batch, each half
             normalised with its own statistics: the numbers of two passes with half the launches,
-            and both halves in memory at once. Where a layer does not allow it, two passes are made
-            and :meth:`explain` says why. None for where launches count: on GPUs.
+            and both halves in memory at once. If a layer does not allow it, two passes are made
+            and :meth:`explain` says why. None pairs on GPUs, to save launches.
         precision: "fp32"; "bf16" or "fp16" for what torch.autocast computes in these dtypes, with
-            scaled losses for "fp16". Parameters stay as they are.
-        channels_last: whether weights and images are laid out channels-last; None for where that
-            is faster: on GPUs with "bf16" and "fp16".
-        capture: "auto" replays the whole step as one CUDA graph where that is possible; "always"
-            raises where it is not; "never".
+            scaled losses for "fp16"; "auto" for the best one that the device has instructions for.
+            Parameters stay as they are.
+        channels_last: whether weights and images are laid out channels-last; None for what is
+            faster: on a CPU both are timed before the first step, on copies (up to 2 seconds, once
+            in a process for networks and batches of the same shapes), on GPUs "bf16" and "fp16"
+            are channels-last. The choice is part of ``state_dict``, for a resumed run's bits.
+        capture: "auto" replays the whole step as one CUDA graph if that is possible; "always"
+            raises if it is not; "never".
         ema: decay of an average of the generator's weights, a :class:`WeightAverage` kept in
             ``self.average``; None for none.
         penalty: weight of the gradient penalty (Gulrajani et al. 2017, equation 3), 0 for none.
         r1: weight gamma of the penalty on the gradient at real images (Mescheder et al. 2018,
             equation 9), 0 for none.
+        n_critic: updates of the discriminator before one of the generator, each with its part of
+            the batch: give ``n_critic`` times the images.
+        accumulate: parts of a batch whose gradients are averaged before an update, one part in
+            memory at a time. Above 1, the generator's update draws its own latent vectors.
+        clip_norm: largest norm of either network's gradient; None for no limit.
+        compile: whether both networks are compiled by torch.compile with the backend "ganfast", for
+            the shapes of the first batch; what a penalty differentiates twice is not compiled.
+        generator_term: maps generated and real images to a scalar that is added to the generator's
+            loss, such as a reconstruction or perceptual loss.
         processes: that take the step together, each with its part of the batch; None for this one
-            alone. The networks become those of process 0, and what is measured is the mean. Seed
-            all alike: each takes its part of the random numbers of the whole batch.
+            alone. The networks become those of rank 0, and what is measured is the mean. All need
+            the same seed: each takes its part of the random numbers of the whole batch.
 
     Raises:
-        ValueError: an option that is not one of those above.
+        ValueError: an option that is not one of those above, or a precision that the device only
+            emulates (see :func:`ganfast.machine.native_precisions`).
 
     Source:
         Goodfellow et al. 2014, algorithm 1 and section 3, https://arxiv.org/abs/1406.2661
@@ -104,16 +120,26 @@ class GANStep:
         ema: float | None = None,
         penalty: float = 0.0,
         r1: float = 0.0,
+        n_critic: int = 1,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        compile: bool = False,
+        generator_term: Callable[[Tensor, Tensor], Tensor] | None = None,
         processes: Processes | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        if capture not in CAPTURES:
-            raise ValueError(f"capture must be one of {', '.join(CAPTURES)}, got {capture!r}")
-        if penalty < 0 or r1 < 0:
-            raise ValueError(f"penalties must not be negative, got penalty={penalty}, r1={r1}")
+        check_options(
+            TrainingOptions, precision=precision, capture=capture, penalty=penalty, r1=r1,
+            n_critic=n_critic, accumulate=accumulate, clip_norm=clip_norm,
+        )  # fmt: skip
+        self.device = next(generator.parameters()).device
+        if precision == "auto":
+            native = native_precisions(self.device)
+            precision = next(p for p in native if p != "fp16" or not (penalty or r1))
         if precision == "fp16" and (penalty or r1):
-            raise ValueError("a penalty's gradients overflow in fp16: use precision='bf16'")
+            raise ValueError(
+                "a penalty's gradients overflow in fp16: use precision='bf16' or 'fp32'"
+            )
+        require_native(precision, self.device)
         self.generator = generator
         self.discriminator = discriminator
         self.optimizer_g = optimizer_g
@@ -123,73 +149,112 @@ class GANStep:
         self.precision = precision
         self.penalty = penalty
         self.r1 = r1
+        self.n_critic = n_critic
+        self.accumulate = accumulate
+        self.clip_norm = clip_norm
+        self.generator_term = generator_term
+        self._generator: Any = generator
+        self._discriminator: Any = discriminator
+        if compile:
+            self._generator, self._discriminator = (
+                torch.compile(network, backend="ganfast", dynamic=False)
+                for network in (generator, discriminator)
+            )
+        # torch.compile has no second derivatives.
+        self._judge_real = discriminator if r1 else self._discriminator
         self.processes = processes or Processes()
-        self.device = next(generator.parameters()).device
-        on_gpu = self.device.type == "cuda"
-        if channels_last is None:
-            channels_last = on_gpu and precision != "fp32"
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in (generator, discriminator):
-            if channels_last:
-                network.to(memory_format=torch.channels_last)
             self.processes.follow_first([*network.parameters(), *network.buffers()])
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         refused = None if paired else "not asked for"
         if paired is None:
+            on_gpu = self.device.type == "cuda"
             refused = None if on_gpu else "it takes memory, and saves time on GPUs only"
         self.pairing = Pairing(discriminator, refused)
         self.average = None if ema is None else WeightAverage(generator, ema)
+        self.layout = Layout(self, channels_last)
         self.captured = CapturedStep(self, capture)
 
-    def __call__(self, real: Tensor) -> StepResult:
-        """Take one step on real images ``[N, C, H, W]`` without waiting for the device."""
-        self.pairing.probe(real, self.processes)
-        return self.captured(real)
+    def __call__(self, real: Tensor, labels: Tensor | None = None) -> StepResult:
+        """Take one step without waiting for the device.
+
+        Args:
+            real: images ``[N, C, H, W]``.
+            labels: ``[N, ...]``, what both networks take as a second argument; None for networks
+                that take none. Generated images have the labels of the real ones.
+
+        Raises:
+            ValueError: ``n_critic`` times ``accumulate`` does not divide N.
+        """
+        parts = self.n_critic * self.accumulate
+        if len(real) % parts:
+            raise ValueError(
+                f"n_critic={self.n_critic} times accumulate={self.accumulate} must divide the "
+                f"batch, got {len(real)} images"
+            )
+        batch = Batch(real, labels)
+        part = next(batch.split(parts))
+        self.layout.settle(batch)
+        self.pairing.probe(part, self.processes)
+        return self.captured(batch)
 
     def explain(self) -> str:
-        """Say which options are in force, and why not those asked for."""
-        layout = "channels-last" if self.memory_format == torch.channels_last else "contiguous"
+        """Say which options are in force, and why others are not."""
         return "\n".join(
             (
-                f"precision: {self.precision}, {layout}",
+                f"precision: {self.precision}",
+                f"layout: {self.layout.explain()}",
                 f"paired: {self.pairing.explain()}",
+                f"compiled: {'no' if self._generator is self.generator else 'yes'}",
                 f"captured: {self.captured.explain()}",
             )
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the step itself remembers: the scaler and the average."""
-        average = None if self.average is None else self.average.state_dict()
-        return {"scaler": self.scaler.state_dict(), "average": average}
+        """Return the state of the scaler and of the average, and the layout."""
+        return {
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "channels_last": self.layout.channels_last,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned.
+        """Restore what ``state_dict`` returned; load the optimizers' states as well.
 
         Raises:
-            ValueError: one of the two has an average and the other has not.
+            ValueError: only one of state and step has an average.
         """
         if (self.average is None) != (state["average"] is None):
-            raise ValueError("the state has an average of weights and this step not, or conversely")
+            raise ValueError("only one of the state and this step has an average of weights")
         self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        self.layout.load(state.get("channels_last"))
 
-    def update(self, real: Tensor) -> StepResult:
+    def update(self, batch: Batch) -> StepResult:
         """Take one step, uncaptured."""
-        real = real.contiguous(memory_format=self.memory_format) if real.dim() == 4 else real
-        with self._autocast():
-            fake = self.generator(self._draw(real))
-        d_loss, real_score, fake_score = self._update_discriminator(real, fake.detach())
-        g_loss = self._update_generator(fake)
+        batch = batch.laid_out(self.layout.memory_format)
+        for index, part in enumerate(batch.split(self.n_critic)):
+            if index:
+                self.scaler.update()
+            last = index == self.n_critic - 1
+            judged, fake = self._update_discriminator(part, reused=last and self.accumulate == 1)
+        g_loss = self._update_generator(part, fake)
         self.scaler.update()
         if self.average is not None:
             self.average.update(self.generator)
+        d_loss, real_score, fake_score = judged
         return StepResult(*self.processes.average((d_loss, g_loss, real_score, fake_score)))
 
     def _autocast(self) -> torch.autocast:
         # One context a pass: weights cast for one must not serve another after their update.
         enabled = self.precision != "fp32"
         return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=enabled)
+
+    def _generate(self, batch: Batch) -> Tensor:
+        with self._autocast():
+            fake: Tensor = self._generator(self._draw(batch.real), *batch.condition)
+        return fake
 
     def _draw(self, real: Tensor) -> Tensor:
         count = real.shape[0] * self.processes.count
@@ -198,65 +263,91 @@ class GANStep:
         latent = torch.randn(count, *self.latent, device=real.device, dtype=real.dtype)
         return self.processes.part(latent)
 
-    def _update_discriminator(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _update_discriminator(self, batch: Batch, *, reused: bool) -> tuple[list[Tensor], Tensor]:
+        """Return loss and scores, and generated images, with their graph if they are reused."""
         self.optimizer_d.zero_grad(set_to_none=True)
+        measured = []
+        for part in batch.split(self.accumulate):
+            with torch.set_grad_enabled(reused):
+                fake = self._generate(part)
+            measured.append(self._judge(part, fake.detach()))
+        self._follow_gradients(self.optimizer_d)
+        return [_mean(values) for values in zip(*measured, strict=True)], fake
+
+    def _judge(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.r1:
-            real = real.detach().requires_grad_()
+            batch = batch._replace(real=batch.real.detach().requires_grad_())
         judge = self._judge_paired if self.pairing.possible else self._judge_apart
-        loss, real_score, fake_score = judge(real, fake)
+        loss, real_score, fake_score = judge(batch, fake)
         if self.penalty:
             with self._autocast():
-                penalty = gradient_penalty(self.discriminator, real, fake, self.processes)
-                penalty = self.penalty * penalty
+                penalty = self.penalty * gradient_penalty(
+                    lambda images: self.discriminator(images, *batch.condition),
+                    batch.real, fake, self.processes,
+                )  # fmt: skip
             self._backward(penalty)
             loss = loss + penalty.detach()
-        self._follow_gradients(self.optimizer_d)
         return loss, real_score, fake_score
 
-    def _judge_paired(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _judge_paired(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with self._autocast():
-            scores = self.pairing.judge(real, fake)
+            scores = self.pairing.judge(self._judge_real, batch, fake)
             loss, real_score, fake_score = self.loss.discriminator(scores, splits=2)
             if self.r1:
-                loss = loss + self.r1 / 2 * r1_penalty(scores[: len(real)], real)
+                of_real = [s[: len(batch.real)] for s in as_list(scores)]
+                loss = loss + self.r1 / 2 * r1_penalty(of_real, batch.real)
         self._backward(loss)
         return loss.detach(), real_score, fake_score
 
-    def _judge_apart(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Let go of what was kept of the real images before the generated ones are judged.
+    def _judge_apart(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score in two passes, and free the graph of the real images before the second.
 
-        A loss is a sum of a term of either kind: held fixed, the other one adds no gradient.
+        A loss is the sum of a term for either kind: with detached scores, a term has no gradient.
         """
         with self._autocast():
-            of_real = self.discriminator(real)
-            fixed = of_real.detach()
+            of_real = self._judge_real(batch.real, *batch.condition)
+            fixed = detached(of_real)
             loss = self.loss.discriminator(of_real, fixed)[0]
             penalty = torch.zeros_like(loss)
             if self.r1:
-                penalty = self.r1 / 2 * r1_penalty(of_real, real)
+                penalty = self.r1 / 2 * r1_penalty(of_real, batch.real)
         self._backward(loss + penalty)
         del of_real, loss
         with self._autocast():
-            scored = self.loss.discriminator(fixed, self.discriminator(fake))
-            loss, real_score, fake_score = scored
+            of_fake = self._discriminator(fake, *batch.condition)
+            loss, real_score, fake_score = self.loss.discriminator(fixed, of_fake)
         self._backward(loss)
         return loss.detach() + penalty.detach(), real_score, fake_score
 
-    def _backward(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
-
-    def _update_generator(self, fake: Tensor) -> Tensor:
+    def _update_generator(self, batch: Batch, fake: Tensor) -> Tensor:
         self.optimizer_g.zero_grad(set_to_none=True)
-        with self._autocast():
-            loss = self.loss.generator(self.discriminator(fake))
-        # The discriminator's own gradients would be thrown away: ask only for the generator's.
+        # The discriminator's gradients are not needed.
         inputs = [p for p in self.generator.parameters() if p.requires_grad]
-        self.scaler.scale(loss).backward(inputs=inputs)
+        losses = []
+        for part in batch.split(self.accumulate):
+            fake = fake if self.accumulate == 1 else self._generate(part)
+            with self._autocast():
+                loss = self.loss.generator(self._discriminator(fake, *part.condition))
+                if self.generator_term is not None:
+                    loss = loss + self.generator_term(fake, part.real)
+            self._backward(loss, inputs)
+            losses.append(loss.detach())
         self._follow_gradients(self.optimizer_g)
-        return loss.detach()
+        return _mean(losses)
+
+    def _backward(self, loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
+        loss = loss if self.accumulate == 1 else loss / self.accumulate
+        self.scaler.scale(loss).backward(inputs=inputs)
 
     def _follow_gradients(self, optimizer: Optimizer) -> None:
-        # Averaged before the scaler looks: what overflows in one process does so in all.
-        groups = optimizer.param_groups
-        self.processes.average_gradients(p for group in groups for p in group["params"])
+        # Averaged before the scaler's check: an overflow in one process is then one in all.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.processes.average_gradients(parameters)
+        if self.clip_norm is not None:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.scaler.step(optimizer)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(tuple(values)).mean()

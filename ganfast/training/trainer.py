@@ -1,10 +1,10 @@
-"""The training loop and the files it leaves in its folder."""
+"""The training loop and the files that it writes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from ganfast.models import GAN
 from ganfast.nn import GANLoss
 from ganfast.training.batches import Batches, as_float
 from ganfast.training.checkpoints import (
-    KEPT,
     SUFFIX,
     load_newest,
     save_checkpoint,
@@ -31,51 +30,22 @@ from ganfast.training.errors import (
 from ganfast.training.health import Health
 from ganfast.training.journal import WRITTEN, Journal
 from ganfast.training.memory import keep_freed_memory
+from ganfast.training.options import TrainingOptions
 from ganfast.training.processes import Processes
 from ganfast.training.progress import Progress
 from ganfast.training.quality import Quality
 from ganfast.training.step import GANStep, StepResult
 
-__all__ = ["Trainer", "TrainingOptions"]
+__all__ = ["Trainer"]
 
 SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
+STEP_OPTIONS = (
+    "paired", "precision", "channels_last", "capture", "ema", "penalty", "r1", "n_critic",
+    "accumulate", "clip_norm", "compile",
+)  # fmt: skip
+"""Options that the step has by the same names."""
 BEST = f"best{SUFFIX}"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How long to train, how fast, and how often to write.
-
-    Learning rate and betas are those of Adam in both networks; their defaults are those of
-    Radford et al. 2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision,
-    ema, penalty and r1 are those of :class:`GANStep`. The ``_every`` options count steps. With
-    ``keep_memory``, training on a CPU calls ``keep_freed_memory``, which holds for the rest of the
-    process.
-
-    ``on_nan`` says what follows where a loss or weight is not finite: "stop", or "rollback" to the
-    last checkpoint with half the learning rate, three times at most. ``quality_every`` 0 measures
-    no quality; else the images need labels.
-    """
-
-    steps: int = 2000
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.5, 0.999)
-    loss: str = "bce"
-    precision: str = "fp32"
-    ema: float | None = None
-    penalty: float = 0.0
-    r1: float = 0.0
-    seed: int = 0
-    log_every: int = 50
-    sample_every: int = 500
-    checkpoint_every: int = 500
-    quality_every: int = 0
-    keep_checkpoints: int = KEPT
-    tensorboard: bool = False
-    keep_memory: bool = True
-    on_nan: str = "stop"
 
 
 class Trainer:
@@ -83,22 +53,22 @@ class Trainer:
 
     Below ``out`` it writes ``metrics.csv``, ``losses.png``, ``samples-000500.png`` and the like,
     ``samples.png`` at the end, and checkpoints from which a run continues as if it had never
-    stopped: on a CPU, with the same bits. Where quality is measured, ``quality.csv`` has the
-    Frechet distances and ``best.safetensors`` is the checkpoint of the least. A discriminator that
-    has won, and generated images that are all alike, are warned of.
+    stopped: on a CPU, with the same bits. If quality is measured, ``quality.csv`` has the Frechet
+    distances and ``best.safetensors`` is the checkpoint of the least. It warns of a discriminator
+    that has won and of mode collapse.
 
     Noise comes from torch's global generator, and ``seed`` sets the order of the images; call
     ``torch.manual_seed`` before building the models to repeat a whole run.
 
-    Of several processes, each builds a trainer alike; process 0 writes the files, and the others
-    read its checkpoints where a run goes back to one: all see the same folder.
+    With several processes, each builds the same trainer; rank 0 writes the files, and a rollback
+    reads its checkpoint in all: they must share the folder.
 
     Args:
         gan: the models to train, moved to ``device``.
         data: images of the shape ``gan.image_shape``.
-        options: the length of the training, optimiser settings and intervals.
+        options: length of the training, optimiser and intervals.
         out: folder for what is written; made if missing.
-        device: where to train.
+        device: to train on.
         configuration: numbers, strings, lists and dicts kept in every checkpoint, such as what is
             needed to build the models again.
         processes: that train together, each with its part of every batch of
@@ -137,10 +107,6 @@ class Trainer:
                 f"{data.name} has images [C, H, W] = {list(data.image_shape)}, "
                 f"the model makes {list(gan.image_shape)}"
             )
-        if options.on_nan not in ("stop", "rollback"):
-            raise ValueError(f"on_nan must be 'stop' or 'rollback', got {options.on_nan!r}")
-        if options.keep_checkpoints < 1:
-            raise ValueError(f"keep_checkpoints must be positive, got {options.keep_checkpoints}")
         self.options = options
         self.device = torch.device(device)
         self.configuration = dict(configuration or {})
@@ -163,12 +129,11 @@ class Trainer:
             self.optimizer_d,
             GANLoss(options.loss),
             gan.latent,
-            precision=options.precision,
-            ema=options.ema,
-            penalty=options.penalty,
-            r1=options.r1,
+            **{name: getattr(options, name) for name in STEP_OPTIONS},
             processes=self.processes,
         )
+        # What checkpoints keep: "auto" may be another precision on another machine.
+        self.options = replace(options, precision=self.train_step.precision)
         self.fixed_noise = torch.randn(SAMPLES, *gan.latent).to(self.device)
         self.step = 0
         self.out = Path(out)
@@ -187,7 +152,7 @@ class Trainer:
         self._resumed = False
 
     def _adam(self, model: torch.nn.Module) -> torch.optim.Adam:
-        # One kernel for all parameters instead of a dozen.
+        # One kernel for all parameters instead of several for each.
         return torch.optim.Adam(
             model.parameters(), self.options.learning_rate, self.options.betas, fused=True
         )
@@ -238,7 +203,7 @@ class Trainer:
         return every > 0 and (self._due(every) or self.step == self.options.steps)
 
     def _diverged(self, result: StepResult) -> bool:
-        """Look at the losses before they are written, and at the weights before they are saved."""
+        """Check the losses before they are written, and the weights before they are saved."""
         last = self.step == self.options.steps or self._stopping
         if last or self._due(self.options.checkpoint_every) or self._quality_due():
             weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
@@ -252,7 +217,7 @@ class Trainer:
 
     def _roll_back(self, result: StepResult) -> None:
         """Go back to the newest checkpoint with half the learning rate, or raise."""
-        self.processes.any(True)  # process 0 has then written the checkpoint that all read
+        self.processes.any(True)  # rank 0 has then written the checkpoint that all read
         seen = (
             f"at step {self.step} a loss or a weight is not finite: the discriminator's loss is "
             f"{result.d_loss.item()}, the generator's {result.g_loss.item()}"
@@ -288,7 +253,7 @@ class Trainer:
     def sample(self, noise: Tensor) -> Tensor:
         """Generate images ``[N, C, H, W]`` in [-1, 1] with running statistics.
 
-        The generator is the average of weights, where one is kept.
+        The generator is the average of weights, if one is kept.
         """
         average = self.train_step.average
         generator = self.generator if average is None else average.generator
@@ -314,6 +279,7 @@ class Trainer:
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "configuration": self.configuration,
+            "options": asdict(self.options),
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
@@ -358,7 +324,7 @@ class Trainer:
         self.journal.begin(self.step)
 
     def _write_what_is_due(self, result: StepResult) -> dict[str, float]:
-        """Write what this step is the time for, and return what was measured of it, if it was."""
+        """Write what is due at this step, and return its metrics, if they are due."""
         measured = {}
         if self._due(self.options.log_every):
             measured = self.journal.write_metrics(self.step, result)

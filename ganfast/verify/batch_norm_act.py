@@ -1,4 +1,4 @@
-"""What ``ganfast verify`` checks of BatchNorm + activation."""
+"""The checks of BatchNorm + activation in ``ganfast verify``."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganfast.activations import ACTIVATIONS, ORDERS
 from ganfast.nn import BatchNorm1d, BatchNorm2d
 from ganfast.verify.bounds import layer_bounds, penalty_bounds
 from ganfast.verify.exactness import Verdict, judge, run, twin
 from ganfast.verify.runner import CHECKS, Check
 
-N, C, H, W = 8, 18, 9, 7  # odd sizes, so that tails are met
-ACTIVATIONS: tuple[tuple[str | None, str], ...] = (
-    (None, "norm_act"),
-    ("relu", "norm_act"),
-    ("leaky_relu", "norm_act"),
-    ("relu", "act_norm"),
-    ("leaky_relu", "act_norm"),
-)
+N, C, H, W = 8, 18, 9, 7  # odd sizes, so that loops have tails
+PLACES = [(a, order) for order in ORDERS for a in ACTIVATIONS if a or order == "norm_act"]
+"""Each activation on each side of the normalisation."""
 MODES: dict[str, dict[str, Any]] = {
     "training": {},
     "evaluation": {},
@@ -55,17 +51,17 @@ LAYOUTS: dict[str, Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]]] = {
 
 
 def _offset(x: Tensor) -> Tensor:
-    """Values of 1e4 with a variance of 1e-4, which the sum of squares alone cannot tell apart."""
+    """Return values of 1e4 with a variance of 1e-4, which plain sums of squares cannot resolve."""
     return 1e4 + 1e-2 * x
 
 
 def _magnitudes(x: Tensor) -> Tensor:
-    """Channels that span eight orders of magnitude."""
+    """Return channels that span eight orders of magnitude."""
     scale = torch.logspace(-4, 4, C, dtype=x.dtype, device=x.device)
     return x * scale.view(1, C, *[1] * (x.dim() - 2))
 
 
-# With the dtypes they are for. In float64 an offset says little: the reference does not centre. In
+# With the dtypes they are for. In float64 an offset tests little: the reference does not centre. In
 # float16 eight orders of magnitude overflow.
 INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[torch.dtype, ...]]] = {
     "1e4 with variance 1e-4": (_offset, (torch.float32, torch.bfloat16, torch.float16)),
@@ -79,22 +75,22 @@ INPUTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[torch.dtype, ...]]] = 
 def checks(dtype: torch.dtype, device: str) -> Iterator[Check]:
     """Yield the checks of one dtype."""
     for layout, make in LAYOUTS.items():
-        for activation, order in ACTIVATIONS:
+        for activation, order in PLACES:
             for mode, options in MODES.items():
                 name = f"{order} {activation}, {mode}"
                 layer = partial(_layer, layout, mode, dtype, device, activation, order, options)
-                yield Check(layout, name, partial(_compare, layer, make, dtype, device))
+                yield Check(layout, name, partial(compare_layer, layer, make, dtype, device))
             layer = partial(_layer, layout, "training", dtype, device, activation, order, {})
             for inputs, (change, dtypes) in INPUTS.items():
                 if dtype not in dtypes:
                     continue
-                call = partial(_compare, layer, make, dtype, device, change)
+                call = partial(compare_layer, layer, make, dtype, device, change)
                 yield Check(layout, f"{order} {activation}, {inputs}", call)
             for weight in (0.0, 1e-30, -2.0):
-                call = partial(_compare, layer, make, dtype, device, weight=weight)
+                call = partial(compare_layer, layer, make, dtype, device, weight=weight)
                 yield Check(layout, f"{order} {activation}, weights of {weight}", call)
             if dtype in (torch.float32, torch.float64):
-                call = partial(_compare_penalty, layer, make, dtype, device)
+                call = partial(compare_penalty, layer, make, dtype, device)
                 yield Check(layout, f"{order} {activation}, gradient penalty", call)
 
 
@@ -114,6 +110,11 @@ def _layer(
     layer = layer_class(
         C, activation=activation, negative_slope=0.2, order=order, device=device, **options
     )
+    return drawn(layer, dtype).train(not mode.startswith("evaluation"))
+
+
+def drawn(layer: Any, dtype: torch.dtype) -> Any:
+    """Return a layer for inputs of ``dtype``, its parameters and buffers drawn."""
     layer = layer.double() if dtype == torch.float64 else layer
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -121,7 +122,7 @@ def _layer(
             if tensor.is_floating_point():
                 drawn = torch.randn(tensor.shape, generator=generator)
                 tensor.copy_(drawn.square() + 0.5 if name == "running_var" else drawn)
-    return layer.train(not mode.startswith("evaluation"))
+    return layer
 
 
 def _inputs(
@@ -131,7 +132,7 @@ def _inputs(
     return make(lambda *shape: torch.randn(shape, generator=generator).to(device, dtype))
 
 
-def _compare(
+def compare_layer(
     make_layer: Callable[[], Any],
     make: Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]],
     dtype: torch.dtype,
@@ -147,12 +148,13 @@ def _compare(
     x = x if change is None else change(x)
     bounds = layer_bounds(layer, x, dy)
     ours = run(layer, x, dy)
-    torchs = run(pair, _plain(x), _plain(dy), splits=layer.splits)
-    exact = run(exact_pair, x.contiguous().double(), dy.contiguous().double(), splits=layer.splits)
+    splits = getattr(layer, "splits", 1)
+    torchs = run(pair, _plain(x), _plain(dy), splits=splits)
+    exact = run(exact_pair, x.contiguous().double(), dy.contiguous().double(), splits=splits)
     return _judge_all(ours, torchs, exact, bounds)
 
 
-def _compare_penalty(
+def compare_penalty(
     make_layer: Callable[[], Any],
     make: Callable[[Callable[..., Tensor]], tuple[Tensor, Tensor]],
     dtype: torch.dtype,

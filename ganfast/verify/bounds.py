@@ -10,17 +10,18 @@ terms, and each term reaches the result through a few roundings, so its error is
 - running_mean: ``|mean| + std`` and ``|running_mean|``, by momentum. running_var likewise.
 - dbias: ``sum(|g|)``. dweight: ``sum(|g h|)``.
 - dx: ``|scale| * (|g| + mean(|g|) + |h| * mean(|g h|))``.
-- The double backward: the formulas beside ``eager.double_backward``, all terms positive.
+- The double backward: the formulas beside ``reference.double_backward``, all terms positive.
 
 Three further errors are known in advance, and counted once instead of ``ROUNDINGS`` times.
 
 - *Stored mean*. Backward takes deviations from the mean as it is stored, rounded: h is off by
   ``eps * |mean| * rstd`` in one direction. Forward makes up for it, except for the rounding of the
   deviations themselves, which are up to ``eps * |mean|`` larger.
-- *Rounded inputs*. ``act_norm`` with a slope rounds ``u = slope * x``, before the mean is
-  subtracted. The reference in float64 does not centre: ``|u| + |mean|`` enters at float64's eps.
-- *Kink*. If ``|z|`` is within its own bound of 0, both values of a'(z) are right: g may be off by
-  ``|dy| * |1 - slope|`` there, and nowhere else.
+- *Rounded inputs*. ``act_norm`` rounds ``u = slope * x`` before the mean is subtracted, unless the
+  slope is 0 or 1. The reference in float64 does not centre: ``|u| + |mean|`` enters at float64's
+  eps.
+- *Kink*. If z is within its own bound of a kink, the slopes of both sides are right: g may be off
+  by ``|dy|`` times their difference there, and nowhere else.
 
 The last two change g and h. A size is a polynomial ``F`` of ``|g|``, ``|h|`` and ``|ddx|`` with
 coefficients that are not negative, so errors of its arguments change the result by at most
@@ -29,13 +30,15 @@ coefficients that are not negative, so errors of its arguments change the result
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ganfast.activations import ACTIVATIONS
+from ganfast.activations import ActivationConfig
 from ganfast.verify.exactness import rounding
 
 __all__ = ["NormBounds", "layer_bounds", "penalty_bounds"]
@@ -49,14 +52,14 @@ class NormBounds:
     Args:
         x: the input.
         weight: of shape (C,), or None.
-        bias: likewise.
-        form: activation, negative_slope and order.
+        bias: as weight.
+        act: the activation, its negative_slope and the order.
         eps: added to the variance.
-        splits: of the batch.
+        splits: number of chunks of the batch.
         running: mean and variance that evaluation normalises with; None in training.
-        stats: rows mean, rstd, scale and shift, of shape (splits, 4, C), where backward is given
-            them and they are exact; takes the place of weight, bias, eps and running.
-        training: whether gradients flow through the statistics; by default unless ``running``.
+        stats: exact rows mean, rstd, scale and shift, of shape (splits, 4, C), if backward is given
+            them; replaces weight, bias, eps and running.
+        training: whether gradients flow through the statistics; by default, if there is no running.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class NormBounds:
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        form: tuple[str | None, float, str],
+        act: tuple[str | None, float, str],
         *,
         eps: float = 1e-5,
         splits: int = 1,
@@ -72,8 +75,7 @@ class NormBounds:
         stats: Tensor | None = None,
         training: bool | None = None,
     ) -> None:
-        activation, slope, self.order = form
-        self.activation, self.slope = ACTIVATIONS[activation], slope
+        self.act = ActivationConfig(*act)
         self.shape, self.splits = x.shape, splits
         self.training = running is None if training is None else training
         arithmetic = torch.finfo(torch.promote_types(x.dtype, torch.float32))
@@ -82,13 +84,8 @@ class NormBounds:
         self.unit = rounding(x.dtype, self.values * splits)
 
         xs = self._chunks(x)
-        minus_one = xs.new_tensor(-1.0)
-        self.slope_below = self.activation.gate(-minus_one, minus_one, slope).item()
-        u = xs
-        self.slope_of_x = torch.ones_like(xs)
-        if self.order == "act_norm":
-            u = self.activation.apply(xs, slope)
-            self.slope_of_x = self._derivative(xs)
+        u = self.act.before(xs)
+        self.slope_of_x = self.act.gate_before(torch.ones_like(xs), xs).abs()
         of_batch = running is None and stats is None
         if stats is not None:
             mean, self.rstd, scale, shift = (row.double()[..., None] for row in stats.unbind(1))
@@ -105,8 +102,8 @@ class NormBounds:
         self.z = d * scale + shift
 
         u_error = 2 * REFERENCE_EPS * (u.abs() + self.mean)
-        if self.order == "act_norm" and self.activation.takes_slope:
-            u_error = u_error + torch.where(xs < 0, self.eps * u.abs(), 0.0)
+        multiplied = (self.slope_of_x != 0) & (self.slope_of_x != 1)
+        u_error = u_error + torch.where(multiplied, self.eps * u.abs(), 0.0)
         zero = torch.zeros_like(mean)
         self.d = d.abs() + (self.eps * self.mean if of_batch else 0.0)
         self.var_size = _mean(self.d.square()) if of_batch else zero
@@ -124,16 +121,25 @@ class NormBounds:
         )
         self.h = self.d * self.rstd
         self.h_error = self.rstd * (self.stored_mean_error + u_error)
-        near_zero = (self.z.abs() <= self.z_error) & self.z.isfinite()
-        self.near_kink = near_zero & (self.order == "norm_act")
-        self.jump = abs(1 - self.slope_below) * self.near_kink
+        self._set_slope_of_z()
+
+    def _set_slope_of_z(self) -> None:
+        """Set the largest slope that a(z) may have within z's bound, and how far it may be off."""
+        self.slope_of_z = self.act.gate_after(torch.ones_like(self.z), self.z).abs()
+        self.jump = torch.zeros_like(self.z)
+        for kink in self.act.row.kinks if self.act.order == "norm_act" else ():
+            sides = self.z.new_tensor((math.nextafter(kink, -1e9), math.nextafter(kink, 1e9)))
+            below, above = self.act.gate_after(torch.ones_like(sides), sides)
+            near = ((self.z - kink).abs() <= self.z_error) & self.z.isfinite()
+            self.jump = torch.where(near, (above - below).abs(), self.jump)
+            steepest = torch.maximum(above.abs(), below.abs())
+            self.slope_of_z = torch.where(near, steepest, self.slope_of_z)
 
     def y(self) -> Tensor:
         """Bound y."""
-        error = self.z_error
-        if self.order == "norm_act":
-            y = self.activation.apply(self.z, self.slope).abs()
-            error = _gated(error, self._largest_slope_of_z()) + self.eps * y
+        error = _gated(self.z_error, self.slope_of_z)
+        if self.act.order == "norm_act":
+            error = error + self.eps * self.act.after(self.z).abs()
         return self._restored(error)
 
     def stats(self) -> Tensor:
@@ -147,13 +153,8 @@ class NormBounds:
         self, mean: Tensor | None, var: Tensor | None, momentum: float | None, count: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Bound the running statistics that follow these, after ``count`` batches."""
-        correction = self.values / max(1, self.values - 1)
-        batch = (
-            (mean, self.mean + self.var_size.sqrt(), self.mean_error),
-            (var, self.var_size * correction, self.var_error * correction),
-        )
         bounds: list[Tensor | None] = []
-        for buffer, sizes, errors in batch:
+        for buffer, sizes, errors in self._statistics(mean, var):
             if buffer is None:
                 bounds.append(None)
                 continue
@@ -166,6 +167,26 @@ class NormBounds:
                 bound = abs(1 - step) * bound + self.unit * size + abs(step) * errors[k, :, 0]
             bounds.append(bound)
         return bounds[0], bounds[1]
+
+    def running_average(
+        self, mean: Tensor | None, var: Tensor | None, momentum: float
+    ) -> Iterator[Tensor | None]:
+        """Bound running statistics that follow the average over all splits, as instances' do."""
+        for buffer, sizes, errors in self._statistics(mean, var):
+            if buffer is None:
+                yield None
+                continue
+            own, size, error = abs(momentum), sizes.mean(0)[:, 0], errors.mean(0)[:, 0]
+            size = abs(1 - momentum) * buffer.double().abs() + own * size
+            yield self.unit * size + own * error
+
+    def _statistics(
+        self, mean: Tensor | None, var: Tensor | None
+    ) -> Iterator[tuple[Tensor | None, Tensor, Tensor]]:
+        """Pair each buffer with the sizes of the batch's own statistics and their errors."""
+        correction = self.values / max(1, self.values - 1)
+        yield mean, self.mean + self.var_size.sqrt(), self.mean_error
+        yield var, self.var_size * correction, self.var_error * correction
 
     def backward(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bound dx, dweight and dbias."""
@@ -221,10 +242,8 @@ class NormBounds:
 
         exact, errors = (g, self.h, v), (g_error, self.h_error, v_error)
         underflow = self.tiny * (1 + g + v + self.d)
-        of_d_g = self._bound(d_g, exact, errors) + underflow
-        if self.order == "norm_act":
-            of_d_g = _gated(of_d_g, self._largest_slope_of_z())
-            of_d_g = of_d_g + _gated(d_g(*exact), self.jump)
+        of_d_g = _gated(self._bound(d_g, exact, errors) + underflow, self.slope_of_z)
+        of_d_g = of_d_g + _gated(d_g(*exact), self.jump)
         return (
             self._restored(of_d_g),
             self._restored(_gated(self._bound(d_u, exact, errors) + underflow, self.slope_of_x)),
@@ -242,16 +261,7 @@ class NormBounds:
     def _gradient(self, dy: Tensor) -> tuple[Tensor, Tensor]:
         """Return |g| and what it may be off by."""
         g = self._chunks(dy)
-        if self.order == "norm_act":
-            return self.activation.gate(g, self.z, self.slope).abs(), g.abs() * self.jump
-        return g.abs(), torch.zeros_like(g)
-
-    def _derivative(self, t: Tensor) -> Tensor:
-        return self.activation.gate(torch.ones_like(t), t, self.slope).abs()
-
-    def _largest_slope_of_z(self) -> Tensor:
-        steepest = max(1.0, abs(self.slope_below))
-        return torch.where(self.near_kink, steepest, self._derivative(self.z))
+        return self.act.gate_after(g, self.z).abs(), _gated(g.abs(), self.jump)
 
     def _chunks(self, t: Tensor) -> Tensor:
         """Return t in float64, of shape (splits, C, values of a channel); a 0 if t is empty."""
@@ -277,7 +287,10 @@ def layer_bounds(layer: Any, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
         "y": bounds.y(), "dx": dx, "dweight": dweight, "dbias": dbias,
     }  # fmt: skip
     mean, var = layer.running_mean, layer.running_var
-    if mean is not None and layer.training:
+    if mean is not None and layer.training and isinstance(layer, _InstanceNorm):
+        mean, var = bounds.running_average(mean, var, layer.momentum or 0.0)
+        found |= {"running_mean": mean, "running_var": var}
+    elif mean is not None and layer.training:
         count = int(layer.num_batches_tracked)
         mean, var = bounds.running(mean, var, layer.momentum, count)
         found |= {"running_mean": mean, "running_var": var}
@@ -298,9 +311,11 @@ def _of_layer(layer: Any, x: Tensor) -> NormBounds:
     running = None
     if not layer.training and layer.running_mean is not None:
         running = layer.running_mean, layer.running_var
-    form = layer.activation, layer.negative_slope, layer.order
-    options = {"eps": layer.eps, "running": running}
-    return NormBounds(x, layer.weight, layer.bias, form, splits=layer.splits, **options)
+    splits = getattr(layer, "splits", 1)
+    if isinstance(layer, _InstanceNorm) and running is None:
+        splits = max(1, x.shape[0])
+    act, options = ActivationConfig.of(layer), {"eps": layer.eps, "running": running}
+    return NormBounds(x, layer.weight, layer.bias, act, splits=splits, **options)
 
 
 def _gated(t: Tensor, slope: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ganfast.fusion.unfused import torch_pair
+
 __all__ = [
     "ROUNDINGS",
     "Verdict",
@@ -60,10 +62,10 @@ def rounding(dtype: torch.dtype, summed: int = 1) -> float:
 
 
 class Verdict(NamedTuple):
-    """How one result compares.
+    """The comparison of one result.
 
     Attributes:
-        what: its name, for people.
+        what: the result's name.
         error: largest absolute error of ours.
         torch_error: the same of torch's at the same dtype, for information.
         share: the largest share that an element's error takes of what is allowed for it.
@@ -89,14 +91,14 @@ class Verdict(NamedTuple):
         return self.share if self.unusual else math.inf
 
     def describe(self) -> str:
-        """Say how the rule is broken."""
+        """Describe how the rule is broken."""
         if not self.unusual:
             return f"{self.what}: values that are not finite differ from torch's"
         return f"{self.what}: error {self.error:.2e}, {self.share:.3g} times what is allowed"
 
 
 def worst_error(value: Tensor, exact: Tensor) -> float:
-    """Return the largest absolute error where ``exact`` is finite; 0 for an empty tensor."""
+    """Return the largest absolute error of values that are finite; 0 for an empty tensor."""
     finite = exact.isfinite()
     difference = (value.double() - exact)[finite].abs()
     return difference.max().item() if difference.numel() else 0.0
@@ -106,11 +108,11 @@ def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor 
     """Hold a result to the rule.
 
     Args:
-        what: its name, for people.
+        what: the result's name.
         ours: the result.
-        torchs: torch's at the same dtype and of the same shape: says which values are not finite.
+        torchs: torch's in the same dtype and shape; determines which values are not finite.
         exact: torch's in float64.
-        bound: of the error before the result is rounded to its dtype; broadcast to the result.
+        bound: largest error before the result is rounded to its dtype; broadcast to the result.
 
     Example::
 
@@ -137,31 +139,14 @@ def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor 
 
 
 def twin(layer: Any, dtype: torch.dtype | None = None) -> nn.Sequential:
-    """Build torch's pair for one fused layer, with copies of its parameters and buffers."""
-    torch_class = next(c for c in type(layer).__mro__ if c.__module__.startswith("torch.nn"))
-    own = [t.dtype for t in layer.state_dict().values() if t.is_floating_point()]
-    norm = torch_class(
-        layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
-    )
-    if own:
-        norm.to(own[0])
-    norm.load_state_dict(layer.state_dict())
-    act: nn.Module
-    if layer.activation == "relu":
-        act = nn.ReLU()
-    elif layer.activation == "leaky_relu":
-        act = nn.LeakyReLU(layer.negative_slope)
-    else:
-        act = nn.Identity()
-    pair = nn.Sequential(norm, act) if layer.order == "norm_act" else nn.Sequential(act, norm)
-    pair = pair.to(dtype or (own[0] if own else torch.float32))  # the counter stays an integer
-    pair = pair.to(next(iter(layer.state_dict().values())).device if own else "cpu")
-    return pair.train(layer.training)
+    """Build torch's pair for one fused layer, in its own dtype or another."""
+    pair = torch_pair(layer)
+    return pair if dtype is None else pair.to(dtype)  # the counter stays an integer
 
 
 def norm_of(pair: nn.Module) -> Any:
-    """Return the BatchNorm of a pair that ``twin`` made."""
-    return next(m for m in pair.children() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    """Return the normalisation layer of a pair that ``twin`` made."""
+    return next(m for m in pair.children() if isinstance(m, nn.modules.batchnorm._NormBase))
 
 
 def run(module: nn.Module, x: Tensor, dy: Tensor, *, splits: int = 1) -> dict[str, Tensor | None]:

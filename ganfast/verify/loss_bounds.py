@@ -1,12 +1,12 @@
 """Bounds of the rounding errors of the losses, derived from their operands.
 
 Each is ``ROUNDINGS * eps`` of the sum of the absolute values of a formula's terms, see
-``exactness``. The formulas are those of ``ganfast.ops.binary_cross_entropy`` and
-``ganfast.ops.gan_loss``. A logarithm or an exponential counts as one term. Two errors are counted
+``exactness``. The formulas are those of ``ganfast.ops.losses.bce`` and
+``ganfast.ops.losses.gan``. A logarithm or an exponential counts as one term. Two errors are counted
 once instead of ``ROUNDINGS`` times.
 
-- *Label*. A number that the arithmetic's dtype cannot hold is rounded: the derivative in the label
-  times ``eps * label``.
+- *Label*. A number that the arithmetic's dtype cannot represent is rounded: the derivative in the
+  label times ``eps * label``.
 - *Underflow*. A sigmoid below ``1 / max`` may be 0, as torch's is: exp(-x) overflows in
   1 / (1 + exp(-x)).
 

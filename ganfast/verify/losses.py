@@ -1,4 +1,4 @@
-"""What ``ganfast verify`` checks of the losses."""
+"""The checks of the losses in ``ganfast verify``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as torch_functional
 
 from ganfast import functional
-from ganfast.functional.losses import GAN_LOSSES, form_of
+from ganfast.functional.losses import GAN_LOSSES, op_arguments
+from ganfast.ops.losses import reference
 from ganfast.verify.exactness import Verdict, judge
 from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
@@ -107,7 +108,7 @@ def _compare(
     # Half scores are computed in float32: better than torch, whose smallest denominator is 0 there.
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     wide_t = torch.full_like(x, t, dtype=wide) if isinstance(t, float) else t.to(wide)
-    # A number counts as it is, whatever the scores' dtype would hold of it.
+    # A number is exact, whatever the scores' dtype.
     exact_t = torch.full_like(x, t, dtype=torch.float64) if isinstance(t, float) else t.double()
     name = "binary_cross_entropy" + ("_with_logits" if from_logits else "")
     ours, theirs = getattr(functional, name), getattr(torch_functional, name)
@@ -137,12 +138,16 @@ def _compare_discriminator(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     dy = torch.tensor(3.0, dtype=wide, device=device)
     ours = partial(functional.gan_discriminator_loss, kind=kind, from_logits=from_logits)
-    script = partial(_script, kind, from_logits)
+    kind, *labels = op_arguments("discriminator", kind, from_logits, 1.0, 0.0)
+
+    def script(real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
+        return reference.discriminator_loss(real, fake, kind, *labels)
+
     return _judge_all(
         _run(ours, dy, real, fake),
         _rounded(_run(script, dy, real.to(wide), fake.to(wide)), dtype, 3),
         _run(script, dy.double(), real.double(), fake.double()),
-        _gan_bounds(kind, 0, from_logits, dy, real, fake),
+        _gan_bounds(kind, dy, *zip((real, fake), labels, strict=True)),
     )
 
 
@@ -153,55 +158,24 @@ def _compare_generator(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     dy = torch.tensor(3.0, dtype=wide, device=device)
     ours = partial(functional.gan_generator_loss, kind=kind, from_logits=from_logits)
-    script = partial(_generator_script, kind, from_logits)
+    kind, label, _ = op_arguments("generator", kind, from_logits, 1.0, 0.0)
+    script = partial(reference.mean_loss, kind=kind, label=label)
     return _judge_all(
         _run(ours, dy, fake),
         _rounded(_run(script, dy, fake.to(wide)), dtype, 1),
         _run(script, dy.double(), fake.double()),
-        _gan_bounds(kind, 1, from_logits, dy, fake),
+        _gan_bounds(kind, dy, (fake, label)),
     )
 
 
-def _gan_bounds(
-    kind: str, network: int, from_logits: bool, dy: Tensor, *scores: Tensor
-) -> dict[str, Tensor]:
-    """Bound the results of ``_run`` by name: for a discriminator (0) or a generator (1)."""
-    form, *labels = form_of(kind, network, from_logits, 1.0, 0.0)
-    labelled = list(zip(scores, labels, strict=False))
-    loss, *means = gan_loss_bounds(form, *labelled)
-    gradients = [gan_slope_bound(form, dy, x, label) for x, label in labelled]
-    if network == 1:
+def _gan_bounds(kind: str, dy: Tensor, *labelled: tuple[Tensor, float]) -> dict[str, Tensor]:
+    """Bound the results of ``_run`` by name: for scores of real and generated images, or of one."""
+    loss, *means = gan_loss_bounds(kind, *labelled)
+    gradients = [gan_slope_bound(kind, dy, x, label) for x, label in labelled]
+    if len(labelled) == 1:
         return {"loss": loss, "dfake": gradients[0]}
     names = ("loss", "real score", "fake score", "dreal", "dfake")
     return dict(zip(names, (loss, *means, *gradients), strict=True))
-
-
-def _script(kind: str, from_logits: bool, real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
-    """Write a discriminator's loss as a training script does."""
-    if kind == "hinge":
-        return (1 - real).relu().mean() + (1 + fake).relu().mean(), real.mean(), fake.mean()
-    if kind == "wasserstein":
-        return fake.mean() - real.mean(), real.mean(), fake.mean()
-    ones, zeros = torch.ones_like(real), torch.zeros_like(fake)
-    if kind == "lsgan":
-        mse = torch_functional.mse_loss
-        return mse(real, ones) + mse(fake, zeros), real.mean(), fake.mean()
-    if from_logits:
-        loss = torch_functional.binary_cross_entropy_with_logits
-        return loss(real, ones) + loss(fake, zeros), real.sigmoid().mean(), fake.sigmoid().mean()
-    bce = torch_functional.binary_cross_entropy
-    return bce(real, ones) + bce(fake, zeros), real.mean(), fake.mean()
-
-
-def _generator_script(kind: str, from_logits: bool, fake: Tensor) -> tuple[Tensor, ...]:
-    if kind in ("hinge", "wasserstein"):
-        return (-fake.mean(),)
-    ones = torch.ones_like(fake)
-    if kind == "lsgan":
-        return (torch_functional.mse_loss(fake, ones),)
-    if from_logits:
-        return (torch_functional.binary_cross_entropy_with_logits(fake, ones),)
-    return (torch_functional.binary_cross_entropy(fake, ones),)
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

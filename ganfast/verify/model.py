@@ -34,18 +34,18 @@ def verify_model(
     backends: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
 ) -> Iterator[Row]:
-    """Train a copy of the model fused and others as they are, and compare by the rule.
+    """Train a fused copy of the model and unfused ones, and compare by the rule.
 
     Outputs, gradients and buffers of three steps of training on random inputs, then outputs in
-    evaluation. The reference is the model in float64. No formula says how a model multiplies the
-    roundings of its operations, so that is tried: the model runs in float64 four more times, each
-    with every operation's results off by up to one rounding of the dtype, drawn from a fixed seed.
+    evaluation. The reference is the model in float64. How a model amplifies the roundings of its
+    operations is measured: the model runs in float64 four more times, each with the results of
+    every operation perturbed by up to one rounding of the dtype, drawn from a fixed seed.
     The bound of a result is ``ROUNDINGS`` times the largest change seen. Dropout is switched off.
 
     Args:
-        model: is not changed.
-        shapes: of the inputs, which are drawn from a normal distribution.
-        device: where.
+        model: the model, which is not changed.
+        shapes: shapes of the inputs, which are drawn from a normal distribution.
+        device: the device to run on.
         backends: names for ``ganfast.backend.use``; None for the fastest there is.
         dtypes: names out of ``DTYPES``; None for the model's own.
 
@@ -165,7 +165,7 @@ def _train(model: nn.Module, inputs: list[list[Tensor]]) -> _Results:
 
 
 class _Rounded(TorchDispatchMode):
-    """Put the results of every operation off by up to ``eps`` of their size."""
+    """Perturb the results of every operation by up to ``eps`` of their size."""
 
     def __init__(self, eps: float, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -190,7 +190,7 @@ class _Rounded(TorchDispatchMode):
 def _judge(
     what: str, ours: Tensor | None, torchs: Tensor | None, exact: Tensor | None, *rounded: Any
 ) -> Verdict:
-    """Hold a result to the rule, with the bound that the rounded runs give."""
+    """Hold a result to the rule, with the bound from the perturbed runs."""
     if exact is None or ours is None or torchs is None:
         return Verdict(what, 0.0, 0.0, 0.0, 0.0, unusual=ours is exact)
     if not ours.is_floating_point():  # a counter

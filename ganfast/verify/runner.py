@@ -20,9 +20,9 @@ class Check(NamedTuple):
     """One call compared with torch's.
 
     Attributes:
-        layout: of the tensors, for people.
-        name: mode and inputs, for people.
-        verdicts: runs it and compares each of its results.
+        layout: name of the tensors' layout.
+        name: mode and inputs.
+        verdicts: runs the call and compares each result.
     """
 
     layout: str
@@ -76,8 +76,8 @@ def verify(
     """Run every registered check and yield a row for each op, backend, dtype and layout.
 
     Args:
-        device: where.
-        backends: names for ``ganfast.backend.use``; None for all that the device has, save
+        device: the device to run on.
+        backends: names for ``ganfast.backend.use``; None for all that the device has, except
             Triton's interpreter, which takes minutes.
         dtypes: names out of ``DTYPES``.
 
@@ -93,7 +93,7 @@ def verify(
     """
     names = _default_backends(device) if backends is None else backends
     for name in names:
-        with backend.use(name):  # raises with the reason where it has no kernels at all
+        with backend.use(name):  # raises with the reason if it has no kernels at all
             pass
         if name not in backend.available(device):
             raise RuntimeError(f"backend {name!r} has no kernels on {device} here")

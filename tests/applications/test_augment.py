@@ -25,9 +25,9 @@ from ganfast.applications.augment import (
     train_classifier,
     train_conditional,
 )
-from ganfast.applications.augment.shifts import shifted
 from ganfast.applications.labelled import LabelledData
 from ganfast.applications.records import Record
+from ganfast.applications.shifts import shifted
 from ganfast.training import DivergenceError, ImageData, load_images
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 pytest.importorskip("torchvision")
 
 from ganfast import models
+from ganfast.applications.classifier import finite, settle
 from ganfast.applications.classify import (
     METHODS,
     Options,
@@ -21,7 +22,6 @@ from ganfast.applications.classify import (
     protocol,
 )
 from ganfast.applications.classify import features as features_module
-from ganfast.applications.classify.networks import as_if_apart, finite, settle
 from ganfast.applications.classify.sgan import (
     SemiSupervised,
     Supervised,
@@ -30,6 +30,7 @@ from ganfast.applications.classify.sgan import (
 )
 from ganfast.applications.classify.task import Task
 from ganfast.applications.labelled import LabelledData, load_labelled
+from ganfast.applications.updates import in_one_pass
 from ganfast.training import DataError, DivergenceError, ImageData
 
 TINY = Options(width=4, latent=6, batch_size=8, noise=0.0)
@@ -145,7 +146,7 @@ def test_one_pass_has_the_numbers_and_statistics_of_three():
     together = models.sgan(width=4, classes=3, noise=0.0).classifier
     apart = copy.deepcopy(together)
     batches = [torch.randn(4, 1, 16, 16) * scale for scale in (1, 2, 3)]
-    found = as_if_apart(together, together, *batches)
+    found = in_one_pass(together, together, *batches)
     for logits, batch in zip(found, batches, strict=True):
         torch.testing.assert_close(logits, apart(batch))
     for one, other in zip(together.buffers(), apart.buffers(), strict=True):

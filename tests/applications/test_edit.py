@@ -14,7 +14,7 @@ from ganfast.applications.edit import (
     project,
     ways,
 )
-from ganfast.applications.edit.search import prior_loss, search
+from ganfast.applications.latent_search import prior_loss, search
 from ganfast.models import GAN, dcgan, mlp_gan
 from ganfast.training import DataError
 

@@ -7,16 +7,20 @@ import platform
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfast import backend
 from ganfast import nn as fast
 from ganfast.bench import SUITES, Options, compare, timing
+from ganfast.bench import batch_norm_act as norm_cases
 from ganfast.bench.case import CALLS_PER_GRAPH, PASSES, Rotation
+from ganfast.bench.floor import FLOORS
 from ganfast.bench.result import read
 from ganfast.cli import bench as bench_command
 from ganfast.cli import main
@@ -54,6 +58,16 @@ def test_every_pass_dtype_and_layout():
     assert moved == {2 * 64 * 2, 5 * 64 * 2}
     for case in cases:
         case.build()
+
+
+def test_rows_of_instance_norm_follow_where_no_shapes_are_given(monkeypatch):
+    monkeypatch.setattr(norm_cases, "DCGAN_SHAPES", ((4, 3),))
+    monkeypatch.setattr(norm_cases, "INSTANCE_SHAPES", ((1, 3, 5, 5), (2, 3, 4, 5, 3)))
+    options = Options(passes=PASSES, layouts=("NC*", "channels-last"), against=("eager", "timm"))
+    cases = [c for c in SUITES["ops"].cases(options) if c.variant.startswith("instance float32")]
+    assert len({(case.shape, case.variant, case.passes) for case in cases}) == len(cases) == 12
+    for case in cases:
+        assert tuple(case.build()) == ("ganfast", "eager", "clone")
 
 
 def test_cold_inputs_take_turns_and_exceed_the_size_asked_for():
@@ -110,7 +124,7 @@ def test_missing_peers_are_named(peer, suite, said, monkeypatch, capsys):
     assert main([*command, "--against", "eager", peer, "--shapes", shape]) == 0
     printed = capsys.readouterr().out
     assert re.search(rf"^{peer} is not measured: .*{said}", printed, re.MULTILINE)
-    assert "eager takes" in printed
+    assert "speedup over eager" in printed
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):
@@ -209,7 +223,45 @@ def test_steps_have_a_column_and_a_line_of_memory(tmp_path, capsys):
     assert re.search(rf"images/s +peak MB.*\n4x1x16x16 .* {ours} ", printed)
     assert re.search(rf"^4x1x16x16: peak MB .*: ganfast {ours} .*eager {theirs} ", printed, re.M)
     share = one.peak_bytes["ganfast"] / one.peak_bytes["eager"]
-    assert f"memory at its peak is {share:.2f} of eager's (target: at most 0.75)" in printed
+    assert f"peak memory is {share:.2f} of eager's (target: at most 0.75)" in printed
+
+
+def test_a_floor_repeats_the_convolutions_of_a_step():
+    """A DCGAN for 16 pixels has three convolutions in either network."""
+    ran = []
+
+    class Convolutions(TorchDispatchMode):
+        layout = None
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            ran.append((func.__name__, [a.shape for a in args if torch.is_tensor(a)], args[-1]))
+            assert args[0].is_contiguous(memory_format=self.layout)
+            return func(*args, **(kwargs or {}))
+
+    (case,) = SUITES["step"].cases(Options(shapes=((4, 1, 16, 16),)))
+    providers = case.build()
+    for name, layout in FLOORS.items():
+        ran.clear()
+        mode = Convolutions()
+        mode.layout = layout
+        with mode:
+            providers[name]()
+        masks = [mask for name, _, mask in ran if name == "convolution_backward.default"]
+        assert len(ran) - len(masks) == 3 + 3 * 3
+        # Weights of the discriminator, for real and for generated images, without those of pixels;
+        # the images of the last pass, without weights; the generator, without its latent vectors.
+        counted = Counter(tuple(map(bool, mask[:2])) for mask in masks)
+        assert counted == {(True, True): 2 * 2 + 2, (False, True): 2 + 1, (True, False): 3}
+
+
+def test_steps_have_a_ratio_to_their_floor(tmp_path, capsys):
+    found = tmp_path / "found.jsonl"
+    command = ["bench", "step", "--device", "cpu", "--shapes", "4x1x16x16", "--rounds", "2"]
+    assert main([*command, "--json", str(found)]) == 0
+    (one,) = read(found)
+    assert one.peers == ["eager"]
+    assert one.over_floor == one.ms["ganfast"][0] / min(one.ms[name][0] for name in FLOORS)
+    assert re.search(rf"/ floor.*\n4x1x16x16 .* {one.over_floor:.2f} ", capsys.readouterr().out)
 
 
 def test_wrong_values_stop_the_command(monkeypatch, capsys):

@@ -2,8 +2,12 @@
 // are fibers that run until a barrier, one cluster after another. csrc/cuda/launch.cuh includes
 // this in place of the CUDA runtime, with -DGANFAST_EMULATE_CUDA.
 //
+// Clusters run one after another: GANFAST_EMULATION_ORDER=backwards turns their order and that of
+// threads round, =shuffled draws that of clusters.
+//
 // It reports threads that end while others wait at a barrier, barriers that nobody else comes to,
-// shared memory that was never written (it holds NaN), and kernels that start early but never wait.
+// shared memory that was never written (it holds NaN), kernels that start early but never wait, and
+// tickets that a call has not left at 0.
 #pragma once
 
 #include <setjmp.h>
@@ -17,6 +21,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -48,7 +54,7 @@ namespace ganfast::emulation {
 inline constexpr size_t stack_bytes = 128 << 10, shared_bytes = 48 << 10;
 
 struct Barrier {
-  int expected = 0, arrived = 0;
+  int expected = 0, arrived = 0, ended = 0;  // ended: threads that can come to no barrier again
   uint64_t generation = 0;
 };
 
@@ -59,7 +65,7 @@ struct Warp {
 
 struct Block {
   dim3 index;
-  int rank = 0, ended = 0;
+  int rank = 0;
   Barrier barrier;
   std::vector<Warp> warps;
   std::vector<const void*> keys;  // of what lies in shared memory
@@ -91,8 +97,10 @@ struct Machine {
   dim3 block_size, grid_size;
   std::function<void()> kernel;
   std::string failure;
-  bool waited = false;                    // for the previous kernel
-  bool backwards = false;                 // the order in which threads run
+  bool waited = false;      // for the previous kernel
+  bool backwards = false;   // the order in which threads run
+  std::minstd_rand random;  // of shuffled clusters
+  std::vector<unsigned> tickets;
   int launches = 0, largest_cluster = 0;  // since a test last asked
   ucontext_t main;
   jmp_buf main_context;
@@ -141,7 +149,7 @@ inline void wait(const Barrier& barrier, uint64_t generation) {
 }
 
 inline void meet(Barrier& barrier) {
-  if (self().block->ended > 0) fail("a barrier after a thread of the block has ended");
+  if (barrier.ended > 0) fail("a barrier after a thread of the block has ended");
   const uint64_t generation = barrier.generation;
   arrive(barrier);
   wait(barrier, generation);
@@ -152,12 +160,12 @@ inline void end_fiber() {
   Fiber& fiber = self();
   Block& block = *fiber.block;
   const unsigned thread = fiber.thread.y * m.block_size.x + fiber.thread.x;
-  if (block.barrier.arrived > 0 || block.warps[thread / 32].barrier.arrived > 0) {
-    fail("a thread has ended while others wait at a barrier");
+  for (Barrier* barrier : {&block.barrier, &block.warps[thread / 32].barrier}) {
+    if (barrier->arrived > 0) fail("a thread has ended while others wait at a barrier");
+    ++barrier->ended;
   }
   m.polls = 0;
   fiber.alive = false;
-  ++block.ended;
   if (--m.alive > 0) {
     run_another();
   } else if (_setjmp(fiber.context) == 0) {
@@ -192,7 +200,7 @@ inline void run_cluster(unsigned first_block, int cluster) {
   const size_t threads = m.block_size.x * m.block_size.y;
   m.running = m.alive = threads * static_cast<size_t>(cluster);
   m.polls = 0;
-  m.cluster = {static_cast<int>(m.running), 0, 0};
+  m.cluster = {static_cast<int>(m.running), 0, 0, 0};
   while (m.blocks.size() < static_cast<size_t>(cluster)) {
     m.blocks.push_back(std::make_unique<Block>());
   }
@@ -205,10 +213,9 @@ inline void run_cluster(unsigned first_block, int cluster) {
     Block& block = *m.blocks[rank];
     block.index = dim3(first_block + rank);
     block.rank = rank;
-    block.ended = 0;
-    block.barrier = {static_cast<int>(threads), 0, 0};
+    block.barrier = {static_cast<int>(threads), 0, 0, 0};
     block.warps.resize(threads / 32);
-    for (Warp& warp : block.warps) warp.barrier = {32, 0, 0};
+    for (Warp& warp : block.warps) warp.barrier = {32, 0, 0, 0};
     memset(block.shared, 0xff, block.used);
     block.used = 0;
     block.keys.clear();
@@ -230,10 +237,11 @@ inline void run_grid(dim3 grid, dim3 block, int cluster, bool starts_early,
                      std::function<void()> kernel) {
   Machine& m = machine();
   std::lock_guard<std::mutex> lock(m.mutex);
-  const char* order = std::getenv("GANFAST_EMULATION_ORDER");
+  const char* variable = std::getenv("GANFAST_EMULATION_ORDER");
+  const std::string order = variable != nullptr ? variable : "";
   ++m.launches;
   m.largest_cluster = std::max(m.largest_cluster, cluster);
-  m.backwards = order != nullptr && std::string(order) == "backwards";
+  m.backwards = order == "backwards";
   m.block_size = block;
   m.grid_size = grid;
   m.kernel = std::move(kernel);
@@ -241,9 +249,12 @@ inline void run_grid(dim3 grid, dim3 block, int cluster, bool starts_early,
   if (block.x * block.y % 32 != 0 || grid.x == 0 || grid.x % static_cast<unsigned>(cluster) != 0) {
     throw std::runtime_error("emulated CUDA: a launch of this shape fails");
   }
-  for (unsigned first = 0; first < grid.x && m.failure.empty();
-       first += static_cast<unsigned>(cluster)) {
-    run_cluster(first, cluster);
+  std::vector<unsigned> clusters(grid.x / static_cast<unsigned>(cluster));
+  std::iota(clusters.begin(), clusters.end(), 0);
+  if (m.backwards) std::reverse(clusters.begin(), clusters.end());
+  if (order == "shuffled") std::shuffle(clusters.begin(), clusters.end(), m.random);
+  for (size_t i = 0; i < clusters.size() && m.failure.empty(); ++i) {
+    run_cluster(clusters[i] * static_cast<unsigned>(cluster), cluster);
   }
   if (m.failure.empty() && starts_early && !m.waited) {
     m.failure = "a kernel that starts early does not wait for the one before";
@@ -251,6 +262,17 @@ inline void run_grid(dim3 grid, dim3 block, int cluster, bool starts_early,
   if (m.failure.empty()) return;
   m.fibers.clear();  // they stand in the middle of the kernel
   throw std::runtime_error("emulated CUDA: " + std::exchange(m.failure, ""));
+}
+
+// Tickets for one call, which every call before has left at 0.
+inline unsigned* tickets(int64_t count) {
+  auto& all = machine().tickets;
+  if (std::any_of(all.begin(), all.end(), [](unsigned ticket) { return ticket != 0; })) {
+    all.assign(all.size(), 0);
+    throw std::runtime_error("emulated CUDA: a kernel has left a ticket that is not 0");
+  }
+  if (all.size() < static_cast<size_t>(count)) all.resize(count);
+  return all.data();
 }
 
 template <typename T>
@@ -319,6 +341,14 @@ template <typename T>
 void __stcs(T* p, T value) {
   *p = value;
 }
+template <typename T>
+T __ldcg(const T* p) {
+  return *p;
+}
+inline void __threadfence() {}
+inline unsigned atomicInc(unsigned* p, unsigned wraps_at) {
+  return std::exchange(*p, *p >= wraps_at ? 0 : *p + 1);
+}
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
 }
@@ -337,7 +367,7 @@ Storage& shared_storage_of(int rank) {
   if (rank < 0 || rank * m.block_size.x * m.block_size.y >= m.running) {
     emulation::fail("there is no such block in the cluster");
   }
-  if (m.blocks[rank]->ended > 0) emulation::fail("memory of a block that has ended");
+  if (m.blocks[rank]->barrier.ended > 0) emulation::fail("memory of a block that has ended");
   return emulation::storage_of<Storage>(*m.blocks[rank]);
 }
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,9 +22,11 @@ from ganfast.ops import batch_norm_act
 from ganfast.verify.bounds import NormBounds
 
 LIBRARY = ctypes.CDLL(os.environ["GANFAST_EMULATED_CUDA"])
+LIBRARY.ganfast_cuda_configure.restype = ctypes.c_char_p
+LIBRARY.ganfast_cuda_settings.restype = ctypes.c_char_p
 # Clusters grow as far as they may, of blocks of one or two warps.
 CLUSTER = "most_on_chip_threads=64 wanted_items=1 least_units_of_block=1 multiprocessors=1000"
-# The plan's limits that force a form, and the size of the clusters that then run.
+# The settings that force a form, and the size of the clusters that then run.
 ON_CHIP = {
     "without clusters": ("clusters=0", 1),
     "without clusters, 8 items": ("clusters=0 most_on_chip_threads=64 wanted_items=8", 1),
@@ -29,17 +34,19 @@ ON_CHIP = {
     "cluster of 2": (f"{CLUSTER} most_cluster=2", 2),
     "cluster of 4": (f"{CLUSTER} most_cluster=4", 4),
     "cluster of 8": (f"{CLUSTER} most_cluster=8", 8),
+    "clusters of small blocks": (f"{CLUSTER} preferred_threads=32 most_cluster=2", 2),
 }
-MANY = "on_chip=0 least_items=1 multiprocessors=1000"
+MANY = "on_chip=0 least_items=1 fewest_items=1 multiprocessors=1000"
 TWO_KERNELS = {
     "two kernels": "on_chip=0",
     "two kernels, many chunks": f"{MANY} threads=32",
     "two kernels, many chunks of two warps": f"{MANY} threads=64",
     "two kernels, three chunks": f"{MANY} most_chunks=3 threads=128",
+    "two kernels, groups of chunks": f"{MANY} finish_items=0 threads=32 row_bytes=32",
     "two kernels without clusters": f"{MANY} clusters=0 threads=64",
 }
-FORMS = ON_CHIP | {name: (limits, 1) for name, limits in TWO_KERNELS.items()}
-CHOSEN = ("cluster of 4", "two kernels, many chunks", "two kernels")
+FORMS = ON_CHIP | {name: (text, 1) for name, text in TWO_KERNELS.items()}
+CHOSEN = ("cluster of 4", "two kernels, groups of chunks", "two kernels")
 """A form of each kernel, for `make test`; the others are slow."""
 # Planes of whole words in each dtype; slices of a cluster that differ in size or are empty.
 SHAPES = [(15, 3, 4, 4), (12, 5, 8, 8), (3, 2, 8, 40)]
@@ -52,14 +59,26 @@ def launches():
     return LIBRARY.ganfast_emulated_launches(ctypes.byref(largest)), largest.value
 
 
+def configure(text):
+    """Choose settings; return what is wrong with them."""
+    return LIBRARY.ganfast_cuda_configure(text.encode()).decode()
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """Leave the settings as they were, and return the function that chooses them."""
+    yield configure
+    assert configure("") == ""
+
+
 def chosen(forms):
     """Return the names of forms as parameters of a test."""
     return [pytest.param(name, marks=[] if name in CHOSEN else pytest.mark.slow) for name in forms]
 
 
 @pytest.fixture(params=chosen(FORMS))
-def form(request, monkeypatch):
-    monkeypatch.setenv("GANFAST_EMULATION", FORMS[request.param][0])
+def form(request):
+    assert configure(FORMS[request.param][0]) == ""
     launches()
     return request.param
 
@@ -118,30 +137,90 @@ def test_memory_that_begins_anywhere(form, dtype):
     check_forms(form, layer, x, dy)
 
 
+FEW_SLOTS = "on_chip=0 multiprocessors=3 least_items=1 threads=32"
+"""Fewer slots for blocks than chunks would be worth."""
+
+
+@pytest.mark.parametrize(
+    "text", [FEW_SLOTS, f"{FEW_SLOTS} finish_items=0", CLUSTER], ids=["chunks", "groups", "on chip"]
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("shape", [(12, 3, 16, 16), (600, 7)], ids=str)
-def test_splits_are_the_bits_of_separate_calls(monkeypatch, shape, channels_last):
-    """Where there are fewer blocks than the device takes, and chunks enough for more."""
-    limits = "on_chip=0 multiprocessors=3 least_items=1 threads=32"
-    monkeypatch.setenv("GANFAST_EMULATION", limits)
+def test_splits_are_the_bits_of_separate_calls(text, shape, channels_last):
+    configure(text)
     options = {"activation": "relu", "affine": False}
     layer, x, dy = make(shape, splits=3, **options)
     single, _, _ = make(shape, **options)
     if channels_last and x.dim() == 4:
         x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
-    together, apart = run(layer, x, dy), run(single, x, dy, splits=3)
-    assert together.keys() == apart.keys()
-    for name, value in together.items():
-        assert torch.equal(value, apart[name]), name
+    assert_same_bits(run(layer, x, dy), run(single, x, dy, splits=3))
+
+
+def assert_same_bits(some, others):
+    assert some.keys() == others.keys()
+    for name, value in some.items():
+        assert torch.equal(value, others[name]), name
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_do_not_depend_on_which_block_is_last(monkeypatch, form, dtype, channels_last):
+    results = []
+    for order in ("forwards", "backwards", "shuffled", "shuffled"):
+        monkeypatch.setenv("GANFAST_EMULATION_ORDER", order)
+        torch.manual_seed(0)
+        layer, x, dy = make((12, 24, 8, 8), "cpu", dtype, activation="relu", splits=2)
+        if channels_last:
+            x, dy = (t.to(memory_format=torch.channels_last) for t in (x, dy))
+        results.append(run(layer, x, dy))
+        assert_same_bits(results[0], results[-1])
+
+
+def test_gradients_of_parameters_alone_are_one_kernel(form):
+    layer, x, dy = make((12, 5, 8, 8), activation="relu")
+    y = layer(x)
+    launches()
+    torch.autograd.grad(y, (layer.weight, layer.bias), dy)
+    assert launches()[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("pdl=0 nonsense=1", "no setting 'nonsense'; it knows pdl, clusters, "),
+        ("most_cluster=16", "most_cluster must be a power of two from 1 to 8, got '16'"),
+        ("most_cluster=3", "got '3'"),
+        ("threads", "threads must be .*, got ''"),
+        ("pdl=yes", "pdl must be a number from 0 to 1, got 'yes'"),
+    ],
+)
+def test_settings_that_do_not_exist_are_errors(text, error):
+    before = LIBRARY.ganfast_cuda_settings()
+    assert re.search(error, configure(text))
+    assert LIBRARY.ganfast_cuda_settings() == before
+
+
+def test_settings_come_from_the_environment():
+    code = f"""
+import ctypes
+library = ctypes.CDLL({os.environ["GANFAST_EMULATED_CUDA"]!r})
+library.ganfast_cuda_settings.restype = ctypes.c_char_p
+print(library.ganfast_cuda_settings().decode())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", f"import torch{code}"], capture_output=True, text=True, check=True,
+        env=os.environ | {"GANFAST_CUDA": "pdl=0 wanted_items=8"},
+    )  # fmt: skip
+    assert {"pdl=0", "wanted_items=8", "clusters=1"} <= set(result.stdout.split())
 
 
 def test_a_count_on_another_device_is_an_error():
     x, count = torch.randn(4, 3), torch.zeros((), dtype=torch.int64, device="meta")
     train = torch.ops.ganfast.batch_norm_act_train.default
     on_cpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)  # else the fake kernel answers
-    shape_of_op = ("relu", 0.2, "norm_act", 1)
+    act = ("relu", 0.2, "norm_act", 1)
     with pytest.raises(RuntimeError, match=r"num_batches_tracked must be on cpu .*, got meta"):
-        train.redispatch(on_cpu, x, None, None, None, None, count, 0.1, 1e-5, *shape_of_op)
+        train.redispatch(on_cpu, x, None, None, None, None, count, 0.1, 1e-5, *act)
 
 
 @pytest.mark.parametrize("shape", [(12, 5, 8, 8), (12, 7)], ids=str)
@@ -224,12 +303,12 @@ LOSS_FORMS = {
 
 @by_kind
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("limits", chosen(LOSS_FORMS))
-def test_losses(monkeypatch, limits, form, dtype):
-    monkeypatch.setenv("GANFAST_EMULATION", LOSS_FORMS[limits])
+@pytest.mark.parametrize("blocks", chosen(LOSS_FORMS))
+def test_losses(blocks, form, dtype):
+    configure(LOSS_FORMS[blocks])
     real, fake = scores(form, (61, 9), "cpu", dtype), scores(form, (133,), "cpu", dtype)
     launches()
     ganfast.functional.gan_discriminator_loss(real, fake, **KINDS[form])
-    assert launches()[0] == (2 if limits == "two kernels" else 1)
+    assert launches()[0] == (2 if blocks == "two kernels" else 1)
     check_discriminator(form, real, fake)
     check_generator(form, fake[1:])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import emulated_cuda
@@ -56,7 +60,7 @@ def test_a_form_of_each_kernel(emulated):
 @pytest.mark.slow
 @pytest.mark.parametrize(("order", "tests"), [("forwards", ""), ("backwards", "float32")])
 def test_every_form(emulated, order, tests):
-    """In both orders of threads: a barrier that is missing shows in one of them."""
+    """In both orders of threads and blocks: a barrier that is missing shows in one of them."""
     run_emulated(emulated, FORMS, "-m", "", "-k", tests, GANFAST_EMULATION_ORDER=order)
 
 
@@ -128,6 +132,68 @@ def test_the_emulator_refuses_broken_kernels(tmp_path, reason):
 
 def test_division_by_multiplication(tmp_path):
     assert exit_code(DIVISION, tmp_path) == 0
+
+
+def benchmark(name: str) -> ModuleType:
+    """Import a script of benchmarks/."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_has_the_launches_of_the_launch_configuration():
+    if not emulated_cuda.can_build():
+        missing("cuda", "the emulator needs Linux and a C++ compiler")
+    script = benchmark("cuda_launch_table")
+    readme = script.README.read_text()
+    assert script.with_table(readme) == readme, f"run {script.__file__} --write"
+
+
+def test_the_readme_has_every_setting():
+    if not emulated_cuda.can_build():
+        missing("cuda", "a C++ compiler makes a library of the settings")
+    readme = (CUDA / "batch_norm_act/README.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (-?\d+) \|", readme.partition("## Settings")[2], re.MULTILINE)
+    defaults = benchmark("tune_cuda").settings_alone().current()
+    assert {name: int(value) for name, value in rows} == defaults
+
+
+def test_tuning_without_a_gpu(tmp_path, capsys):
+    if not emulated_cuda.can_build():
+        missing("cuda", "a C++ compiler makes a library of the settings")
+    out = tmp_path / "measured.jsonl"
+    arguments = ["--dry-run", "--only", "pdl", "row_bytes", "--out", str(out)]
+    assert benchmark("tune_cuda").main(arguments) == 0
+    assert "| row_bytes | 128 | 128 | 1.000 |" in capsys.readouterr().out
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {json.dumps(line["changed"]) for line in lines} == {
+        "{}", '{"pdl": 0}', '{"row_bytes": 64}', '{"row_bytes": 256}'
+    }  # fmt: skip
+    assert len(lines) == 4 * 4 * 2 * 2 * 3  # settings, layers, layouts, dtypes and ops
+
+
+def test_tuning_keeps_what_is_faster_and_stops_in_time():
+    tune = benchmark("tune_cuda")
+    settings, out = tune.settings_alone(), io.StringIO()
+
+    def time_us(case):
+        chosen = settings.current()
+        return (
+            10.0 - chosen["wanted_items"] * (1 + chosen["pdl"]) / 10 + abs(chosen["threads"] - 256)
+        )
+
+    cases = [tune.Case("first", []), tune.Case("second", [])]
+    gains = tune.Tuner(settings, cases, time_us, out, 1.0).tune(tune.CANDIDATES)
+    assert gains["wanted_items"] == (4, 8, pytest.approx(9.2 / 8.4))
+    assert gains["pdl"][1] == 1
+    assert gains["threads"][1] == 256
+    assert set(gains) == set(tune.CANDIDATES)
+    assert 'GANFAST_CUDA="wanted_items=8"' in tune.table(gains)
+    settings.choose({})
+    assert tune.Tuner(settings, cases, time_us, out, 0.0).tune(tune.CANDIDATES) == {}
+    with pytest.raises(ValueError, match="no setting 'nonsense'"):
+        settings.choose({"nonsense": 1})
 
 
 class Resources(NamedTuple):

@@ -23,8 +23,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ganfast.ops.batch_norm_act import triton as batch_norm_act
-from ganfast.ops.binary_cross_entropy import triton as binary_cross_entropy
-from ganfast.ops.gan_loss import triton as gan_loss
+from ganfast.ops.losses import triton as losses
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -48,7 +47,7 @@ def launches(monkeypatch):
     def record(kernel, grid, on, *arguments, **constants):
         recorded.append((kernel, arguments, constants))
 
-    for module in (batch_norm_act, binary_cross_entropy, gan_loss):
+    for module in (batch_norm_act, losses):
         monkeypatch.setattr(module, "launch", record)
     return recorded
 
@@ -115,14 +114,14 @@ def layer_calls(shape, dtype, channels_last, **options):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     vector = torch.empty(shape[1], device="meta", dtype=wide)
     count = torch.empty((), device="meta", dtype=torch.int64)
-    shape_of_op = (options.get("activation", "leaky_relu"), 0.2, options.get("order", "norm_act"))
+    act = (options.get("activation", "leaky_relu"), 0.2, options.get("order", "norm_act"))
     splits, training = options.get("splits", 1), options.get("training", True)
     _, stats = batch_norm_act.train(
         x, vector, vector, vector, vector, count, options.get("momentum", 0.1), 1e-5,
-        *shape_of_op, splits,
+        *act, splits,
     )  # fmt: skip
-    batch_norm_act.evaluate(x, vector, vector, vector, vector, 1e-5, *shape_of_op)
-    constants = (x, vector, stats, 1e-5, training, *shape_of_op)
+    batch_norm_act.evaluate(x, vector, vector, vector, vector, 1e-5, *act)
+    constants = (x, vector, stats, 1e-5, training, *act)
     batch_norm_act.backward(x, *constants, True, True)
     batch_norm_act.double_backward(x, vector, vector, x, *constants)
 
@@ -209,11 +208,11 @@ def test_losses_compile_and_fit(launches, tmp_path, dtype, size):
         for target in (None, x):
             for reduction in ("none", "mean", "sum"):
                 operands = (x, target, 0.9, target, target if from_logits else None)
-                y = binary_cross_entropy.forward(*operands, from_logits, reduction)
-                binary_cross_entropy.backward(y, *operands, from_logits, reduction)
+                y = losses.binary_cross_entropy(*operands, from_logits, reduction)
+                losses.binary_cross_entropy_backward(y, *operands, from_logits, reduction)
     for kind in ("probabilities", "logits", "squared", "hinge", "linear"):
         for fake, splits in ((x, 1), (None, 2), (None, 1)):
-            loss, *_ = gan_loss.forward(x, fake, kind, 1.0, 0.0, splits)
-            gan_loss.backward(loss, x, fake, kind, 1.0, 0.0, splits, True, True)
+            loss, *_ = losses.gan_loss(x, fake, kind, 1.0, 0.0, splits)
+            losses.gan_loss_backward(loss, x, fake, kind, 1.0, 0.0, splits, True, True)
     for launch in launches:
         check_resources(compiled(*launch, 90), 90, tmp_path)

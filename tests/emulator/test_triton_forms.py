@@ -107,18 +107,18 @@ def test_triton_double_backward_in_every_form(form, device, layout, order, train
     weight, bias, p, q = torch.randn(4, 5, device=device)
     ddx = torch.randn_like(x)
     directions = [t if wanted else None for t, wanted in zip((ddx, p, q), given, strict=True)]
-    shape_of_op = ("leaky_relu", 0.2, order)
-    _, stats = train(x, weight, bias, None, None, None, 0.1, 1e-5, *shape_of_op, splits)
+    act = ("leaky_relu", 0.2, order)
+    _, stats = train(x, weight, bias, None, None, None, 0.1, 1e-5, *act, splits)
 
     def results(dtype):
         wide = [None if t is None else t.to(dtype) for t in (*directions, dy, x, weight, stats)]
-        return double_backward(*wide, 1e-5, training, *shape_of_op)
+        return double_backward(*wide, 1e-5, training, *act)
 
     with ganfast.backend.use("triton"):
         ours = results(torch.float32)
     with ganfast.backend.use("eager"):
         torchs, exact = results(torch.float32), results(torch.float64)
-    bounds = NormBounds(x, None, None, shape_of_op, stats=stats, splits=splits, training=training)
+    bounds = NormBounds(x, None, None, act, stats=stats, splits=splits, training=training)
     bounds = bounds.double_backward(*directions, dy)
     for i, name in enumerate(("d_dy", "d_x", "d_weight")):
         assert_within(bounds[i], ours[i], torchs[i], exact[i], name)

@@ -21,10 +21,10 @@ if not WHERE:
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Cut few scores into several parts of several blocks."""
-    from ganfast.ops import triton_losses
+    from ganfast.ops.losses import triton
 
-    monkeypatch.setattr(triton_losses, "SCORES_PER_BLOCK", 32)
-    assert triton_losses.score_parts(301) == (3, 4)
+    monkeypatch.setattr(triton, "SCORES_PER_BLOCK", 32)
+    assert triton._parts(301) == (3, 4)
 
 
 @pytest.mark.parametrize("device", WHERE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -251,6 +252,80 @@ def activation_first() -> nn.Module:
     )  # fmt: skip
 
 
+def cyclegan_generator(ngf: int = 4, blocks: int = 2) -> nn.Module:
+    """CycleGAN's and CUT's generator; with a shared activation and blocks, pix2pixHD's."""
+    return _ResNetGenerator(ngf, blocks, lambda: nn.ReLU(True))
+
+
+def pix2pixhd_generator(ngf: int = 4, blocks: int = 2) -> nn.Module:
+    shared = nn.ReLU(True)
+    return _ResNetGenerator(ngf, blocks, lambda: shared)
+
+
+class _ResNetGenerator(nn.Module):
+    def __init__(self, ngf: int, blocks: int, act: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        norm = partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
+        layers: list[nn.Module] = [
+            nn.ReflectionPad2d(3), nn.Conv2d(3, ngf, 7), norm(ngf), act(),
+            nn.Conv2d(ngf, 2 * ngf, 3, 2, 1), norm(2 * ngf), act(),
+        ]  # fmt: skip
+        layers += [_ResNetBlock(2 * ngf, norm, act()) for _ in range(blocks)]
+        layers += [nn.ConvTranspose2d(2 * ngf, ngf, 3, 2, 1, output_padding=1), norm(ngf), act()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, 3, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+class _ResNetBlock(nn.Module):
+    def __init__(self, channels: int, norm: Callable[..., nn.Module], act: nn.Module) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), norm(channels), act,
+            nn.Dropout(0.5),
+            nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), norm(channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+def patch_discriminator(ndf: int = 4) -> nn.Module:
+    """The 70x70 discriminator of CycleGAN and pix2pix."""
+    layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, 1), nn.LeakyReLU(0.2, True)]
+    for inputs, outputs, stride in (
+        (ndf, 2 * ndf, 2),
+        (2 * ndf, 4 * ndf, 2),
+        (4 * ndf, 8 * ndf, 1),
+    ):
+        layers += [nn.Conv2d(inputs, outputs, 4, stride, 1), nn.InstanceNorm2d(outputs)]
+        layers += [nn.LeakyReLU(0.2, True)]
+    return nn.Sequential(*layers, nn.Conv2d(8 * ndf, 1, 4, 1, 1))
+
+
+class NNUNetBlock(nn.Module):
+    """nnU-Net's convolution, whose layers are attributes and members of a Sequential at once."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, 3, 1, 1)
+        self.norm = nn.InstanceNorm3d(outputs, eps=1e-5, affine=True)
+        self.nonlin = nn.LeakyReLU(inplace=True)
+        self.all_modules = nn.Sequential(self.conv, self.norm, self.nonlin)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all_modules(x)
+
+
+def tracked_instances() -> nn.Module:
+    norms = (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), nn.InstanceNorm1d(4))
+    return nn.Sequential(
+        nn.Conv1d(3, 4, 3), norms[0], nn.ReLU(), nn.Conv1d(4, 4, 3), norms[1], nn.LeakyReLU(0.3)
+    )
+
+
 MODELS = {
     "dcgan generator": Style(dcgan_generator, (4, 8, 1, 1), 3, 3),
     "dcgan discriminator": Style(dcgan_discriminator, (4, 3, 32, 32), 2, 2),
@@ -267,4 +342,11 @@ MODELS = {
     "spectral norm": Style(spectral, (4, 3, 8, 8), 2, 2),
     "other followers": Style(other_followers, (4, 3, 6, 6), 0, 0),
     "activation first": Style(activation_first, (4, 3, 12, 12), 1, 1, 2),
+    "cyclegan generator": Style(cyclegan_generator, (2, 3, 16, 16), 5, 5),
+    "pix2pixhd generator": Style(pix2pixhd_generator, (1, 3, 16, 16), 5, 5),
+    "patch discriminator": Style(patch_discriminator, (2, 3, 32, 32), 3, 3),
+    "nnu-net": Style(
+        lambda: nn.Sequential(NNUNetBlock(2, 3), NNUNetBlock(3, 4)), (2, 2, 5, 4, 6), 0, 2
+    ),
+    "tracked instances": Style(tracked_instances, (3, 3, 12), 2, 2),
 }

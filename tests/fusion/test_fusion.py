@@ -29,7 +29,7 @@ def test_fused_models_train_as_before(backend, style, act_norm):
     model = copy.deepcopy(twin)
     report = fuse(model, act_norm=act_norm)
     assert len(report.fused) == style.fuse + (style.act_norm if act_norm else 0)
-    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in twin.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     assert len(report.fused) + len(report.skipped) == len(norms)
     assert_equal_training(model, twin, style.shape)
 

@@ -13,11 +13,11 @@ TOLERANCE = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def draw(make: Callable[[], nn.Module]) -> nn.Module:
-    """Return a model in float64 whose BatchNorms have drawn weights, some of them negative."""
+    """Return a model in float64 whose norms have drawn weights, some of them negative."""
     torch.manual_seed(0)
     model = make().double()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.affine:
             nn.init.normal_(module.weight)
             nn.init.normal_(module.bias)
     return model

@@ -140,22 +140,22 @@ def test_opcheck(backend, channels_last, training):
         x = x.detach().to(memory_format=torch.channels_last).requires_grad_()
     vectors = [torch.rand(6, requires_grad=True), torch.rand(6, requires_grad=True)]
     buffers = [torch.zeros(6), torch.ones(6)]
-    shape_of_op = ("leaky_relu", 0.2, "norm_act")
+    act = ("leaky_relu", 0.2, "norm_act")
     ops = torch.ops.ganfast
     if training:
         count = torch.tensor(0)
-        args = (x, *vectors, *buffers, count, 0.1, 1e-5, *shape_of_op, 2)
+        args = (x, *vectors, *buffers, count, 0.1, 1e-5, *act, 2)
         opcheck(ops.batch_norm_act_train.default, args)
         stats = ops.batch_norm_act_train(*args)[1]
     else:
-        args = (x, *vectors, *buffers, 1e-5, *shape_of_op)
+        args = (x, *vectors, *buffers, 1e-5, *act)
         opcheck(ops.batch_norm_act_eval.default, args)
         stats = ops.batch_norm_act_eval(*args)[1]
     dy = torch.randn_like(x).requires_grad_()
-    args = (dy, x, vectors[0], stats, 1e-5, training, *shape_of_op, True, True)
+    args = (dy, x, vectors[0], stats, 1e-5, training, *act, True, True)
     opcheck(ops.batch_norm_act_backward.default, args)
     upstream = (torch.randn_like(x), torch.randn(6), None)
-    args = (*upstream, dy, x, vectors[0], stats, 1e-5, training, *shape_of_op)
+    args = (*upstream, dy, x, vectors[0], stats, 1e-5, training, *act)
     opcheck(ops.batch_norm_act_double_backward.default, args)
 
 

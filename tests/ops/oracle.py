@@ -34,14 +34,15 @@ def check_layer(
     # is at times wrong, in float64 too (seen with torch 2.15 on channels-last images of height 1).
     plain_x, plain_dy = (t.clone(memory_format=torch.contiguous_format) for t in (x, dy))
     torch_x, torch_dy = (x, dy) if same_layout else (plain_x, plain_dy)
+    splits = getattr(layer, "splits", 1)
     shares: dict[str, float] = {}
     for _ in range(rounds):
         layer.zero_grad(set_to_none=True)
         pair, exact_pair = twin(layer), twin(layer, torch.float64)
         bounds = layer_bounds(layer, plain_x, plain_dy)
         ours = run(layer, x, dy)
-        torchs = run(pair, torch_x, torch_dy, splits=layer.splits)
-        exact = run(exact_pair, plain_x.double(), plain_dy.double(), splits=layer.splits)
+        torchs = run(pair, torch_x, torch_dy, splits=splits)
+        exact = run(exact_pair, plain_x.double(), plain_dy.double(), splits=splits)
         assert ours.keys() == torchs.keys()
         for name, value in ours.items():
             if name == "num_batches_tracked":

@@ -381,10 +381,10 @@ def test_two_python_twins_of_autograd_agree(device):
     x = torch.randn(8, 6, 4, 4, device=device, requires_grad=True)
     weight = torch.randn(6, device=device, requires_grad=True)
     bias = torch.randn(6, device=device, requires_grad=True)
-    shape_and_splits = ("leaky_relu", 0.2, "norm_act", 1)
+    act_and_splits = ("leaky_relu", 0.2, "norm_act", 1)
     gradients = []
     for function in (op._train_autograd, op.train):
-        y, _ = function(x, weight, bias, None, None, None, 0.1, 1e-5, *shape_and_splits)
+        y, _ = function(x, weight, bias, None, None, None, 0.1, 1e-5, *act_and_splits)
         first = torch.autograd.grad(y.pow(3).sum(), (x, weight, bias), create_graph=True)
         penalty = sum(g.square().sum() for g in first)
         gradients.append((y, *first, *torch.autograd.grad(penalty, (x, weight, bias))))

@@ -18,10 +18,10 @@ from drawn import (
 
 from ganfast import functional
 from ganfast.activations import ACTIVATIONS
-from ganfast.ops import batch_norm_act, binary_cross_entropy, gan_loss
+from ganfast.ops import batch_norm_act
 from ganfast.ops.batch_norm_act import reference as eager_norm
-from ganfast.ops.binary_cross_entropy import eager as eager_bce
-from ganfast.ops.gan_loss import eager as eager_gan
+from ganfast.ops.losses import bce, gan
+from ganfast.ops.losses import reference as eager_losses
 from ganfast.verify.bounds import NormBounds
 from ganfast.verify.loss_bounds import (
     cross_entropy_bound,
@@ -48,7 +48,7 @@ class Norm:
         self.activation = draw(st.sampled_from(list(ACTIVATIONS)))
         self.slope = draw(st.sampled_from([0.2, 0.0, 1.0, 1.5, -0.5]))
         self.order = draw(st.sampled_from(["norm_act", "act_norm"]))
-        self.form = (self.activation, self.slope, self.order)
+        self.act = (self.activation, self.slope, self.order)
         values = torch.randn(self.shape) + draw(st.sampled_from([0.0, 0.5, 30.0]))
         if draw(st.integers(0, 4)) == 0:  # the native kernels guess the mean from the first values
             values[: max(1, len(values) // 8)] += 100
@@ -70,20 +70,20 @@ class Norm:
         if training:
             no_buffers = (None, None, None, 0.1)
             _, stats = eager_norm.train(
-                self.x, self.weight, self.bias, *no_buffers, self.eps, *self.form, self.splits
+                self.x, self.weight, self.bias, *no_buffers, self.eps, *self.act, self.splits
             )
             return stats
         mean, var = torch.randn(self.shape[1]), torch.rand(self.shape[1]) + 0.1
         buffers = mean.to(self.wide), var.to(self.wide)
         _, stats = eager_norm.evaluate(
-            self.x, self.weight, self.bias, *buffers, self.eps, *self.form
+            self.x, self.weight, self.bias, *buffers, self.eps, *self.act
         )
         return stats
 
     def bounds(self, **options):
         """Return the bounds of the op's results."""
         return NormBounds(
-            self.x, self.weight, self.bias, self.form, eps=self.eps, splits=self.splits, **options
+            self.x, self.weight, self.bias, self.act, eps=self.eps, splits=self.splits, **options
         )
 
 
@@ -102,7 +102,7 @@ def test_train(backend, draw):
     of_stats = bounds.stats() if case.x.numel() else None  # not even computed of nothing
     y, *_ = check(
         backend, batch_norm_act.train, eager_norm.train,
-        [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.form, case.splits],
+        [case.x, case.weight, case.bias, *buffers, momentum, case.eps, *case.act, case.splits],
         [bounds.y(), of_stats, *of_buffers], written=(3, 4, 5), summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
@@ -116,7 +116,7 @@ def test_evaluate(backend, draw):
     bounds = case.bounds(running=(mean, var))
     y, _ = check(
         backend, batch_norm_act.evaluate, eager_norm.evaluate,
-        [case.x, case.weight, case.bias, mean, var, case.eps, *case.form],
+        [case.x, case.weight, case.bias, mean, var, case.eps, *case.act],
         [bounds.y(), bounds.stats()],
     )  # fmt: skip
     assert_laid_out_like(case.x, y)
@@ -131,7 +131,7 @@ def test_backward(backend, draw):
     bounds = case.bounds(stats=stats, training=training).backward(dy)
     dx, *_ = check(
         backend, batch_norm_act.backward, eager_norm.backward,
-        [dy, case.x, case.weight, stats, case.eps, training, *case.form, *needed],
+        [dy, case.x, case.weight, stats, case.eps, training, *case.act, *needed],
         bounds, summed=case.summed,
     )  # fmt: skip
     if needed[0]:
@@ -166,7 +166,7 @@ def test_double_backward(backend, draw):
     bounds = bounds.double_backward(ddx, ddweight, ddbias, dy)
     d_dy, d_x, _ = check(
         backend, batch_norm_act.double_backward, eager_norm.double_backward,
-        [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.form],
+        [ddx, ddweight, ddbias, dy, case.x, case.weight, stats, case.eps, training, *case.act],
         bounds, summed=case.summed,
     )  # fmt: skip
     assert_laid_out_like(case.x, d_dy, d_x)
@@ -200,19 +200,21 @@ def test_binary_cross_entropy(backend, draw):
     weights, mode = (weight, pos_weight), (from_logits, reduction)
     options = dict(zip(("from_logits", "reduction"), mode, strict=True))
     values = label if target is None else target
-    op, eager = binary_cross_entropy, eager_bce
     bounds = [cross_entropy_bound(x, values, *weights, **options)]
     (loss,) = check(
-        backend, op.forward, eager.forward, [*arguments, *mode], bounds, summed=x.numel()
-    )
+        backend, bce.forward, eager_losses.binary_cross_entropy, [*arguments, *mode], bounds,
+        summed=x.numel(),
+    )  # fmt: skip
     arguments = [dy, *arguments, *mode]
     bounds = [cross_entropy_slope_bound(dy, x, values, *weights, **options)]
-    (dx,) = check(backend, op.backward, eager.backward, arguments, bounds)
+    eager = eager_losses.binary_cross_entropy_backward
+    (dx,) = check(backend, bce.backward, eager, arguments, bounds)
     assert_laid_out_like(x, dx, *([loss] if reduction == "none" else []))
     if target is not None:  # eager on every backend
         del arguments[3]  # label
         bounds = [cross_entropy_target_bound(dy, x, *weights, **options)]
-        check(backend, op.target_backward, eager.target_backward, arguments, bounds)
+        eager = eager_losses.binary_cross_entropy_target_backward
+        check(backend, bce.target_backward, eager, arguments, bounds)
 
 
 KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
@@ -240,14 +242,14 @@ def test_gan_loss(backend, draw):
     bounds = [*gan_loss_bounds(kind, *labelled), 0.0][:3]
     arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
     check(
-        backend, gan_loss.forward, eager_gan.forward, arguments, bounds,
+        backend, gan.forward, eager_losses.gan_loss, arguments, bounds,
         summed=max(x.numel() for x in halves),
     )  # fmt: skip
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
     bounds = [gan_slope_bound(kind, dloss, *pair) for pair in labelled]
     bounds = [torch.cat(bounds), 0.0] if form == "splits" else [*bounds, 0.0][:2]
     gradients = check(
-        backend, gan_loss.backward, eager_gan.backward, [dloss, *arguments, *needed], bounds
+        backend, gan.backward, eager_losses.gan_loss_backward, [dloss, *arguments, *needed], bounds
     )
     given = [real] if fake is None else [real, fake]
     for x, dx, wanted in zip(given, gradients, needed, strict=False):

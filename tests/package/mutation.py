@@ -36,9 +36,9 @@ USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capab
 # A file and the tests of it, then its mutations: name | old text, which must occur once | new text.
 TABLE = r"""
 ganfast/activations.py: batch_norm_act
-slope | torch.nn.functional.leaky_relu, | lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
+slope | "leaky_relu": Activation(\n        functional.leaky_relu, | "leaky_relu": Activation(lambda z, slope: torch.where(z > 0, z, 1.01 * slope * z),
 NaN through relu | torch.relu(z) | torch.where(z > 0, z, 0.0)
-mask at zero, relu | torch.ops.aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
+mask at zero, relu | _aten.threshold_backward.default(dy, z, 0.0) | dy * (z >= 0)
 mask at zero, leaky_relu | leaky_relu_backward.default(dy, z, slope | leaky_relu_backward.default(dy, z + 1e-30, slope
 ganfast/ops/batch_norm_act/reference.py: batch_norm_act
 eps | rstd = (var + eps).rsqrt() | rstd = (var + 2 * eps).rsqrt()
@@ -47,24 +47,29 @@ rest of the mean | shift = b - rest * scale | shift = b.expand_as(scale)
 momentum | (1 - step) * running.to(batch.dtype) + step | step * running.to(batch.dtype) + (1 - step)
 momentum None | num_batches_tracked.to(u.dtype).reciprocal() | (num_batches_tracked + 1).to(u.dtype).reciprocal()
 splits order | t.reshape(splits, images, channels, positions) | t.reshape(images, splits, channels, positions).transpose(0, 1)
-mask of backward | gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope) | gate(g, (xs - mean) * scale, negative_slope)
+mask of backward | act.gate_after(g, torch.addcmul(shift, u - mean, scale)) | act.gate_after(g, (u - mean) * scale)
 mean of d_dy | (v - mean_v - h * mean_vh) + p * h | (v - h * mean_vh) + p * h
 last term of d_x | (mean_eh + w * rstd * s / count) | mean_eh
 statistics of the third derivative | live_mean.reshape(scale.shape), (var + eps).rsqrt() | live_mean.reshape(scale.shape), rstd
-ganfast/ops/binary_cross_entropy/eager.py: binary_cross_entropy
+ganfast/ops/losses/reference.py: binary_cross_entropy gan_loss
 label | torch.full_like(u, label) | torch.full_like(u, float(label > 0.5))
-pos_weight | u.sigmoid() * (positive + (1 - t)) | u.sigmoid()
+pos_weight | x.sigmoid() * (positive + (1 - t)) | x.sigmoid()
 smallest denominator | SMALLEST_DENOMINATOR = 9.999999960041972e-13 | SMALLEST_DENOMINATOR = 1e-12
-factor 1/n | dy = dy / x.numel() | dy = dy / x.shape[-1]
+factor 1/n | dy = dy / u.numel() | dy = dy / u.shape[-1]
 weight | else dy * weight.to(dy.dtype) | else dy
 log clamp of the target | (-u).log1p() - u.log() | (-u).log1p().clamp_min(-100) - u.log().clamp_min(-100)
-ganfast/ops/gan_loss/eager.py: gan_loss
-label | _loss(second, kind, fake_label) | _loss(second, kind, 1 - real_label)
-score | (x.sigmoid() if kind == "logits" else x) | x
-splits order | (real_label, fake_label), strict | (fake_label, real_label), strict
-hinge corner | (1 - label * u <= 0) | (1 - label * u < 0)
-NaN at the hinge | (1 - label * u <= 0).logical_not() | (1 - label * u > 0)
-factor 1/n | slope * (dloss / x.numel() | slope * (dloss / x.shape[-1]
+label of the other half | mean_loss(fake, kind, fake_label) | mean_loss(fake, kind, 1 - real_label)
+score | (x.sigmoid() if kind == "logits" else x for x | (x for x
+splits order | zip(parts, (real_label, fake_label), | zip(parts, (fake_label, real_label)[-len(parts) :],
+hinge corner | (1 - t * x <= 0) | (1 - t * x < 0)
+NaN at the hinge | (1 - t * x <= 0).logical_not() | (1 - t * x > 0)
+ganfast/functional/instance_norm_act.py: instance_norm
+momentum | (1 - momentum) * running.to(batch.dtype) + momentum * batch | momentum * running.to(batch.dtype) + (1 - momentum) * batch
+statistics of an image | None, 1.0, eps, *act, 1) | None, 0.5, eps, *act, 1)
+average over images | v.view(images, channels).mean(0) | v.view(images, channels)[0]
+average over chunks | device=x.device), None | device=x.device), 0.5
+chunk for each image | splits = max(1, x.shape[0]) | splits = 1
+repeated weight | .repeat(images) for v | .repeat_interleave(images) for v
 csrc/common/activation.h: batch_norm_act
 slope | z > V{} ? z : z * slope | z > V{} ? z : z * (slope * 1.01f)
 mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
@@ -121,13 +126,18 @@ factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<
 csrc/cuda/batch_norm_act/finish.cuh: cuda
 eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
-splits order | call.at.splits + split + 1 | call.at.splits + 1
+splits order | *call.num_batches_tracked + split + 1 | *call.num_batches_tracked + 1
 mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
 rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
+csrc/cuda/batch_norm_act/partial_sums.cuh: cuda
+merge of chunks | sums[1] += n * distance * distance; | sums[1] += 0;
+last block | atomicInc(ticket, wraps_at) == wraps_at | atomicInc(ticket, wraps_at) == 0
+ticket after a kernel | atomicInc(ticket, wraps_at) | atomicInc(ticket, 2 * wraps_at)
+last group | at.chunks - first < at.group_chunks ? at.chunks - first : at.group_chunks | at.group_chunks
 csrc/cuda/batch_norm_act/two_pass.cuh: cuda
-merge of chunks | n * distance * distance; | 0;
+sums moved to the reference | distance * (2 * sums[v][0] + n * distance) | distance * (n * distance)
 csrc/cuda/batch_norm_act/single_pass.cuh: cuda
-merge of a cluster | told[r][1] + n_r * distance * distance | told[r][1]
+merge of a cluster | mine[1] + n_r * distance * distance | mine[1]
 slice of a cluster | item * part.step + part.thread; | item * part.step;
 csrc/cuda/batch_norm_act/loops.cuh: cuda
 missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
@@ -167,28 +177,26 @@ gate of act_norm | du = gate(du, x, slope, ACTIVATION) | du = gate(du, -x, slope
 splits in dbias | of_bias += sum_g | of_bias = sum_g
 parts of a sum | exists = (part < parts)[:, None] | exists = (part < parts - 1)[:, None]
 ganfast/ops/batch_norm_act/triton_double_backward.py: triton_forms
-mean of d_dy | dg_1 = (q - w * mean_v).to(ACC) | dg_1 = q.to(ACC)
-last term of d_x | (mean_eh + w * s * per_value) | (mean_eh)
-ddbias in evaluation | (r * p).to(ACC), q.to(ACC) | (r * p).to(ACC), zero
+mean of d_dy | (q - w * mean_v).to(ACC) | q.to(ACC)
+last term of d_x | mean_eh + w * s * per_value | mean_eh
+ddbias | (q - w * mean_v).to(ACC) | (-w * mean_v).to(ACC)
 gate of act_norm | v = gate(v, x_tile, slope, ACTIVATION) | v = v
-ganfast/ops/triton_losses.py: binary_cross_entropy gan_loss
+ganfast/ops/losses/triton_kernels.py: triton_losses binary_cross_entropy gan_loss
 log clamp | at_least(log_of(x), -100.0) | at_least(log_of(x), -99.0)
 pos_weight | ((p - 1.0) * t + 1.0) | (p + 0.0 * t)
 hinge corner | 1.0 - t * x <= 0, | 1.0 - t * x < 0,
 score | return sigmoid(x)\n    else | return x\n    else
+missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
+weight | return y * load_or(weight | return y + 0 * load_or(weight
+factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
+parts of the sum | tl.load(partial + part, mask=part < parts, | tl.load(partial + part, mask=part < parts - 1,
+label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
+factor 1/n of a GAN loss | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
+parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
 ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
 coefficient of exp | 0.1666657703 | 0.1666
 log of a subnormal | -23.0 | -22.0
 rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
-ganfast/ops/binary_cross_entropy/triton_kernels.py: triton_losses binary_cross_entropy
-missing tail | lanes += tl.where(exists, y_block, 0.0) | lanes += y_block
-weight | return y * load_or(weight | return y + 0 * load_or(weight
-factor 1/n | incoming = divide(incoming, scalar(divisor, ACC)) | incoming = divide(incoming, scalar(divisor + 1, ACC))
-parts of the sum | mask=part < parts, other=0.0), axis=0) | mask=part < parts - 1, other=0.0), axis=0)
-ganfast/ops/gan_loss/triton_kernels.py: triton_losses gan_loss
-label of the other half | fake + fake_begin, n_fake, fake_label, 0 | fake + fake_begin, n_fake, real_label, 0
-factor 1/n | incoming = divide(tl.load(dloss).to(ACC), scalar(n, ACC)) | incoming = divide(tl.load(dloss).to(ACC), scalar(n + 1, ACC))
-parts of the score | merged(partial, parts, parts, BLOCK_S) | merged(partial, 0, parts, BLOCK_S)
 """  # noqa: E501
 
 
@@ -259,7 +267,8 @@ def red_test(copy: Path, backend: str, ops: str) -> str:
     if backend == "cuda":  # these tests build the emulated kernels themselves
         command += ["-k", "test_every_form and forwards", "tests/emulator/test_cuda_kernels.py"]
     else:
-        command += ["-k", chosen[backend], *(f"tests/ops/test_{op}.py" for op in ops.split())]
+        files = [str(*copy.glob(f"tests/*/test_{op}.py")) for op in ops.split()]
+        command += ["-k", chosen[backend], *files]
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
     environment |= {

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from paths import CSRC
 
 import ganfast
-from ganfast.activations import ACTIVATIONS
 
 PACKAGE = Path(ganfast.__file__).parent
 # A room may import from rooms further down, and from itself.
@@ -101,9 +98,3 @@ def test_files_stay_short():
         assert len(path.read_text(errors="replace").splitlines()) <= 400, path
     setup = PACKAGE.parent / "setup.py"
     assert len(setup.read_text().splitlines()) < 110
-
-
-def test_the_activations_of_cpp_are_those_of_python():
-    table = (CSRC / "common" / "activation.h").read_text()
-    rows = re.findall(r"^  X\((\w+),", table, re.MULTILINE)
-    assert rows == [name or "none" for name in ACTIVATIONS]

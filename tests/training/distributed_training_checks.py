@@ -64,7 +64,7 @@ def make_step(gan: GAN, **options: Any) -> GANStep:
         *adams,
         GANLoss(options.pop("kind", "bce")),
         gan.latent,
-        **{"paired": True, **options},
+        **{"paired": True, "channels_last": False, **options},
     )
 
 

@@ -153,12 +153,12 @@ def test_a_process_that_fails_second_waits_until_the_first_has_spoken(
     said: list[str] = []
 
     def fail_second() -> None:
-        with training_processes.one_speaker() as speaks:
-            said.append("the same" if speaks else "nothing")
+        with training_processes.one_reporter() as reports:
+            said.append("the same" if reports else "nothing")
 
     second = threading.Thread(target=fail_second)
-    with training_processes.one_speaker() as speaks:
-        assert speaks
+    with training_processes.one_reporter() as reports:
+        assert reports
         second.start()
         time.sleep(0.3)
         said.append("why")

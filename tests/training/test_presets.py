@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> str:
 def newest(out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a run's newest checkpoint and the settings in it."""
     state = load_newest(out)[1]
-    return state, state["configuration"]["settings"]
+    return state, state["options"]
 
 
 def train(data: str, out: Path, *words: str) -> int:
@@ -49,7 +49,7 @@ def test_a_preset_sets_what_no_option_does(data: str, tmp_path: Path, preset: st
     assert (settings["width"], settings["latent"], settings["batch_size"]) == (4, 6, 8)
     for optimizer in ("optimizer_g", "optimizer_d"):
         (group,) = state[optimizer]["param_groups"]
-        assert group["lr"] == PRESETS[preset]["lr"]
+        assert group["lr"] == PRESETS[preset]["learning_rate"]
         assert tuple(group["betas"]) == PRESETS[preset]["betas"]
     size = PRESETS[preset]["image_size"]
     assert models.build(
@@ -66,7 +66,7 @@ def test_a_preset_sets_what_no_option_does(data: str, tmp_path: Path, preset: st
     ],
 )
 def test_presets_are_those_of_their_sources(preset: str, expected: tuple[Any, ...]) -> None:
-    names = ("model", "image_size", "width", "latent", "batch_size", "lr", "betas")
+    names = ("model", "image_size", "width", "latent", "batch_size", "learning_rate", "betas")
     assert tuple(PRESETS[preset][name] for name in names) == expected
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_a_preset_is_resumed_with_its_own_values(
     words = ["--preset", "keras-dcgan", *TINY]
     assert train(data, tmp_path / "whole", *words, "--steps", "4") == 0
     assert train(data, tmp_path / "cut", *words) == 0
-    monkeypatch.setitem(PRESETS, "keras-dcgan", {"lr": 1.0})  # a later version's
+    monkeypatch.setitem(PRESETS, "keras-dcgan", {"learning_rate": 1.0})  # a later version's
     for more in ([], ["--preset", "keras-dcgan"]):
         out = str(tmp_path / "cut")
         assert main(["train", "--resume", "--out", out, "--steps", "4", *more]) == 0

@@ -16,6 +16,7 @@ pytest.importorskip("tqdm")
 from ganfast.models import GAN, dcgan, mlp_gan, stock
 from ganfast.nn import GANLoss
 from ganfast.training import GANStep
+from ganfast.training.batch import Batch
 
 STEPS = 20
 
@@ -37,6 +38,7 @@ def adams(gan: GAN, rate: float = 1e-3) -> list[torch.optim.Adam]:
 def make_step(gan: GAN, rate: float = 1e-3, **options: Any) -> GANStep:
     loss = options.pop("loss", GANLoss())
     options.setdefault("paired", True)
+    options.setdefault("channels_last", False)
     return GANStep(*gan[:2], *adams(gan, rate), loss, gan.latent, **options)
 
 
@@ -264,7 +266,7 @@ def test_pairing_leaves_the_layers_as_they_were():
     gan.discriminator.main[3].splits = 1
     before = copy.deepcopy(gan.discriminator.state_dict())
     step = make_step(gan)
-    step.pairing.probe(next(batches(1, torch.float32)))
+    step.pairing.probe(Batch(next(batches(1, torch.float32))))
     for name, value in gan.discriminator.state_dict().items():
         assert torch.equal(value, before[name]), name
     step(next(batches(1, torch.float32)))
@@ -363,7 +365,7 @@ def test_latents_may_come_from_a_function():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, got 'fp8'"),
+        ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, auto, got 'fp8'"),
         ({"capture": "perhaps"}, "capture must be one of auto, always, never"),
         ({"capture": "always"}, "cannot be captured: the networks are on the cpu"),
         ({"penalty": -1.0}, "must not be negative"),

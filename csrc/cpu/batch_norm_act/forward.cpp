@@ -160,7 +160,7 @@ TwoTensors evaluate(const Tensor& x_any, const OptionalTensor& weight, const Opt
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  implement<BatchNormActTrain>(m, &train);
+  implement<BatchNormActTrainKernel>(m, &train);
   implement<BatchNormActEval>(m, &evaluate);
 }
 

@@ -1,5 +1,4 @@
 // The ops of binary_cross_entropy on the CPU; the mathematics is in common/loss_math.h.
-
 #include <atomic>
 #include <optional>
 #include <string_view>

@@ -24,7 +24,17 @@ struct Geometry {
   int splits;
   int chunks;  // blocks that share a channel's units in one split
   int channel_blocks;
-  Divider units_of_plane;  // NC*
+  int groups, group_chunks;  // of chunks whose sums are put together first
+  bool streams;              // results are not kept in the second-level cache
+  Divider units_of_plane;    // NC*
+};
+
+// What the blocks of a kernel leave for one another: of the first of two kernels, or on chip if
+// there are several splits.
+struct Workspace {
+  double* partials;  // (splits, chunks, results, C), then (splits, groups, results, C)
+  unsigned*
+      tickets;  // all 0 before the launch and after it: (C blocks), then (splits, groups, ...)
 };
 
 // relu or leaky_relu, which with slope 1 is none, and where it stands.
@@ -34,9 +44,9 @@ struct GivenActivation {
   bool act_norm;  // in front of the normalisation
 };
 
-// Parameters and running statistics are null where there are none.
+// Parameters and running statistics are null if there are none.
 // stats: (splits, 4, C), rows mean, rstd, scale, shift, of the arithmetic's type.
-// partials: (splits, chunks, results, C), of the form in two kernels.
+// factors: (splits, 2 or 5, C), likewise, which the second of two kernels reads.
 struct ForwardCall {
   Geometry at;
   const void* x;
@@ -44,7 +54,7 @@ struct ForwardCall {
   void* stats;
   EitherVector weight, bias, running_mean, running_var;
   int64_t* num_batches_tracked;  // or null
-  double* partials;
+  Workspace work;
   double momentum;
   double eps;
   GivenActivation activation;
@@ -55,10 +65,11 @@ struct ForwardCall {
 struct BackwardCall {
   Geometry at;
   const void *x, *dy;
-  void* dx;  // null where nobody wants it
+  void* dx;  // null if nobody wants it
   const void* stats;
   void *dweight, *dbias;  // of the arithmetic's type, or null
-  double* partials;
+  Workspace work;
+  void* factors;
   GivenActivation activation;
   bool training;
 };
@@ -71,7 +82,8 @@ struct DoubleBackwardCall {
   const void* stats;
   EitherVector ddweight, ddbias;
   void* d_weight;  // of the arithmetic's type
-  double* partials;
+  Workspace work;
+  void* factors;
   GivenActivation activation;
   bool training;
 };
@@ -96,7 +108,7 @@ template <typename T>
 struct BatchNormActKernels {
   static bool fits(const Recipe& recipe, bool backward);
   static cudaError_t forward(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
-  // The second of forward's two kernels, alone where call.training is not set.
+  // The second of forward's two kernels, alone if call.training is not set.
   static cudaError_t evaluate(const Recipe& recipe, const ForwardCall& call, cudaStream_t stream);
   static cudaError_t backward(const Recipe& recipe, const BackwardCall& call, cudaStream_t stream);
   static cudaError_t double_backward(const Recipe& recipe, const DoubleBackwardCall& call,

@@ -55,14 +55,14 @@ __device__ __forceinline__ void forward_factors(const ForwardCall& call, int spl
 }
 
 // Moves the running statistics towards one split's; called split after split, stored in between, so
-// that the bits are those of separate calls. `tracked` counts this call's batches already.
+// that the bits are those of separate calls. num_batches_tracked counts none of this call's yet.
 template <typename T>
 __device__ __forceinline__ void update_running(const ForwardCall& call, int split, int64_t c,
                                                double mean, double var) {
   if (!call.running_mean && !call.running_var) return;
   double step = call.momentum;
   if (call.cumulative) {
-    step = 1.0 / static_cast<double>(*call.num_batches_tracked - call.at.splits + split + 1);
+    step = 1.0 / static_cast<double>(*call.num_batches_tracked + split + 1);
   }
   const auto follow = [&](const EitherVector& running, double batch) {
     if (!running) return;

@@ -101,14 +101,12 @@ cudaError_t BatchNormActKernels<T>::backward(const Recipe& recipe, const Backwar
   }
   return with_layout<unit_values<T>>(recipe, [&](auto rows, auto v) {
     LaunchShape second = shape_of(recipe);
-    if (call.partials != nullptr) {
+    if (call.work.partials != nullptr) {
       const cudaError_t error =
           launch(gradient_partial<T, BackwardCall, rows(), v()>, shape_of(recipe), stream, call);
-      if (error != cudaSuccess) return error;
+      if (error != cudaSuccess || call.dx == nullptr) return error;
       second = second_shape_of(recipe);
     }
-    // The gradients of parameters come from the first block of each channel alone.
-    if (call.dx == nullptr) second.blocks = static_cast<unsigned>(call.at.channel_blocks);
     return launch(backward_apply<T, rows(), v()>, second, stream, call);
   });
 }

@@ -1,50 +1,14 @@
 // Which form of batch_norm_act serves a tensor on a GPU, with how many blocks of how many threads.
-//
-// No number here has been measured: they follow from counting bytes and registers, as README.md
-// beside this file does.
+// It knows sizes and addresses alone, so that benchmarks/cuda_launch_table.cpp can ask it as well.
 #pragma once
-
-#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <initializer_list>
-#include <optional>
-#include <string_view>
 
 #include "cuda/batch_norm_act/calls.h"
-#include "cuda/host.h"
+#include "cuda/settings.h"
 
 namespace ganfast {
-
-using at::Tensor;
-
-// The limits of the forms, all not yet measured.
-struct Limits {
-  bool on_chip = true;
-  int most_cluster = ganfast::most_cluster;
-  int most_on_chip_threads = ganfast::most_on_chip_threads;
-  int wanted_items = few_items;    // below this a block gets fewer threads instead
-  int least_units_of_block = 128;  // on chip: a cluster grows no further
-  int threads = most_block_threads;
-  int least_items = 8;  // units of a thread before a channel is cut into more chunks
-  int blocks_of_multiprocessor = 4;
-  int most_chunks = 256;  // partial sums that every block of the second kernel reads
-
-  static Limits current() {
-    Limits l;
-#if defined(GANFAST_EMULATE_CUDA)
-    l.on_chip = emulated("on_chip", l.on_chip) != 0;
-    l.most_cluster = emulated("most_cluster", l.most_cluster);
-    l.most_on_chip_threads = emulated("most_on_chip_threads", l.most_on_chip_threads);
-    l.wanted_items = emulated("wanted_items", l.wanted_items);
-    l.least_units_of_block = emulated("least_units_of_block", l.least_units_of_block);
-    l.threads = emulated("threads", l.threads);
-    l.least_items = emulated("least_items", l.least_items);
-    l.most_chunks = emulated("most_chunks", l.most_chunks);
-#endif
-    return l;
-  }
-};
 
 inline int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
@@ -54,45 +18,43 @@ inline int power_of_two_from(int64_t n) {
   return power;
 }
 
-inline GivenActivation given_activation(std::optional<std::string_view> name, double slope,
-                                        std::string_view order) {
-  if (!name) return {1.0, false, false};  // both orders are the same
-  const bool relu = *name == "relu";
-  TORCH_CHECK(relu || *name == "leaky_relu", "ganfast: the native kernels have no activation '",
-              *name, "'");
-  return {slope, relu, order == "act_norm"};
-}
+struct TensorShape {
+  int64_t batch, channels, positions;  // positions: of one image
+  int64_t element_bytes;
+  bool channels_last;
+};
 
 struct Plan {
-  Plan(const Tensor& x, int64_t splits, std::optional<std::string_view> activation, double slope,
-       std::string_view order)
-      : format(x.suggest_memory_format()), arithmetic(arithmetic_type(x)), facts(device_facts(x)) {
-    TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
-                x.size(0), ", got ", splits);
-    at.channels = x.size(1);
+  Plan(const TensorShape& x, int64_t splits, const GivenActivation& activation,
+       const DeviceFacts& device, const Settings& settings_)
+      : facts(device), settings(settings_), element_bytes(x.element_bytes) {
+    if (settings.multiprocessors > 0) facts.multiprocessors = settings.multiprocessors;
+    const bool empty = x.batch == 0 || x.positions == 0 || x.channels == 0;
+    const int64_t images = empty ? 0 : x.batch / splits;
+    const int64_t values = images * x.positions;
+    at.channels = x.channels;
     at.splits = static_cast<int>(splits);
-    const int64_t values = x.numel() == 0 ? 0 : x.numel() / (at.channels * splits);
-    images = x.size(0) / splits;
-    const int64_t positions = images == 0 ? 0 : values / images;
     at.values = static_cast<double>(values);
     at.inverse_values = 1.0 / at.values;
     at.split_stride = values * at.channels;
-    recipe.channels_last = format != at::MemoryFormat::Contiguous || positions <= 1;
-    at.positions = recipe.channels_last ? 1 : positions;
+    recipe.channels_last = x.channels_last || x.positions <= 1;
+    at.positions = recipe.channels_last ? 1 : x.positions;
     rows = recipe.channels_last ? values : images;
-    recipe.activation = given_activation(activation, slope, order);
-    recipe.starts_early = facts.has_clusters;
+    recipe.activation = activation;
+    recipe.starts_early = facts.has_clusters && settings.pdl != 0;
+    const int64_t streaming_bytes =
+        settings.streaming_kib < 0 ? facts.cache_bytes / 2 : int64_t{settings.streaming_kib} << 10;
+    at.streams = at.split_stride * splits * element_bytes > streaming_bytes;
   }
 
   // Decides whether units are of `vector` values or of one: every row or plane must begin at a
   // multiple of a unit's bytes.
-  void choose_units(int64_t vector, int64_t element_size,
-                    std::initializer_list<const void*> tensors) {
+  void choose_units(int64_t vector, std::initializer_list<const void*> tensors) {
     const int64_t run = recipe.channels_last ? at.channels : at.positions;
     recipe.vectors = run % vector == 0;
     for (const void* tensor : tensors) {
       const auto address = reinterpret_cast<uintptr_t>(tensor);
-      recipe.vectors = recipe.vectors && address % (vector * element_size) == 0;
+      recipe.vectors = recipe.vectors && address % (vector * element_bytes) == 0;
     }
     unit = recipe.vectors ? vector : 1;
     const int64_t units_of_plane = recipe.channels_last ? 1 : at.positions / unit;
@@ -100,71 +62,107 @@ struct Plan {
     at.units_of_plane = Divider(static_cast<uint32_t>(units_of_plane));
   }
 
-  // On chip: one cluster a channel, of as many blocks as its values need, and of more while
-  // multiprocessors would have nothing to do. False where it does not fit.
+  // On chip: one cluster a channel and split, of as many blocks as its values need, and of more
+  // while multiprocessors would have nothing to do. False if it does not fit.
   bool choose_on_chip() {
-    const Limits limits = Limits::current();
-    const int most_cluster = facts.has_clusters ? limits.most_cluster : 1;
-    const int64_t block_holds = int64_t{most_items} * limits.most_on_chip_threads;
-    if (!limits.on_chip || recipe.channels_last || !recipe.vectors || arithmetic == at::kDouble ||
-        at.units > most_cluster * block_holds) {
+    const bool has_clusters = facts.has_clusters && settings.clusters != 0;
+    const int most_cluster = has_clusters ? settings.most_cluster : 1;
+    if (settings.on_chip == 0 || recipe.channels_last || !recipe.vectors || element_bytes == 8) {
       return false;
     }
-    int cluster = power_of_two_from(divide_up(at.units, block_holds));
+    int most_threads = std::min(settings.preferred_threads, settings.most_on_chip_threads);
+    const auto cluster_holds = [&] { return int64_t{most_cluster} * most_items * most_threads; };
+    if (at.units > cluster_holds()) most_threads = settings.most_on_chip_threads;
+    if (at.units > cluster_holds()) return false;
+    int cluster = power_of_two_from(divide_up(at.units, int64_t{most_items} * most_threads));
     while (cluster * 2 <= most_cluster && at.channels * cluster < facts.multiprocessors &&
-           divide_up(at.units, cluster * 2) >= limits.least_units_of_block) {
+           divide_up(at.units, cluster * 2) >= settings.least_units_of_block) {
       cluster *= 2;
     }
     at.units_per_block = divide_up(at.units, cluster);
-    const int threads =
-        std::clamp(power_of_two_from(divide_up(at.units_per_block, limits.wanted_items)), 32,
-                   limits.most_on_chip_threads);
+    const int threads = std::clamp(
+        power_of_two_from(divide_up(at.units_per_block, settings.wanted_items)), 32, most_threads);
     recipe.form = Form::on_chip;
     recipe.many_items = divide_up(at.units_per_block, threads) > few_items;
     recipe.cluster = cluster;
     recipe.threads = dim3(threads);
-    recipe.blocks = static_cast<unsigned>(at.channels * cluster);
-    at.chunks = 1;
+    recipe.blocks = static_cast<unsigned>(at.channels * cluster * at.splits);
+    at.chunks = at.groups = at.group_chunks = 1;
     at.channel_blocks = static_cast<int>(at.channels);
     return true;
   }
 
-  // In two kernels: enough blocks to fill the device, of chunks that are worth one. The number of
-  // splits is not asked for, so that their bits are those of separate calls.
+  // In two kernels. Neither form's sums depend on the number of splits, so that their bits are
+  // those of separate calls.
   void choose_two_kernels() {
-    const Limits limits = Limits::current();
-    int threads_x = limits.threads;
-    int64_t block_channels = 1;
+    int threads_x = settings.threads, block_channels = 1;
     if (recipe.channels_last) {
+      const int most_x = unit == 1 ? most_row_threads<1> : most_row_threads<2>;
+      const int64_t of_row = std::max<int64_t>(settings.row_bytes / (unit * element_bytes), 1);
       threads_x = power_of_two_from(divide_up(at.channels, unit));
-      threads_x = std::min<int>(threads_x, std::min<int>(most_row_threads, limits.threads / unit));
-      block_channels = threads_x * unit;
+      threads_x = static_cast<int>(std::min<int64_t>(threads_x, std::min<int64_t>(most_x, of_row)));
+      threads_x = std::min(threads_x, settings.threads / static_cast<int>(unit));
+      block_channels = threads_x * static_cast<int>(unit);
     }
-    const int threads_y = limits.threads / threads_x;
+    const int threads_y = settings.threads / threads_x;
     recipe.form = Form::two_kernels;
+    recipe.cluster = 1;
     recipe.threads = dim3(threads_x, threads_y);
     at.channel_blocks = static_cast<int>(divide_up(at.channels, block_channels));
-    const int64_t sharing = recipe.channels_last ? threads_y : limits.threads;
-    const int64_t wanted = divide_up(
-        int64_t{facts.multiprocessors} * limits.blocks_of_multiprocessor, at.channel_blocks);
-    const int64_t worth = divide_up(at.units, sharing * limits.least_items);
-    const int64_t chunks = std::clamp<int64_t>(std::min(wanted, worth), 1, limits.most_chunks);
-    at.units_per_block = divide_up(at.units, chunks);
+    const int64_t sharing = recipe.channels_last ? threads_y : settings.threads;
+    at.units_per_block = divide_up(at.units, wanted_chunks(sharing));
     at.chunks = static_cast<int>(divide_up(at.units, at.units_per_block));
+    // A block puts the chunks of a channel together. Many of them go by groups, as many groups as
+    // a group has chunks, so that no thread adds more than the root of them.
+    at.group_chunks = 1;
+    if (int64_t{at.chunks} * block_channels > int64_t{settings.threads} * settings.finish_items) {
+      while (at.group_chunks * at.group_chunks < at.chunks) ++at.group_chunks;
+    }
+    at.groups = static_cast<int>(divide_up(at.chunks, at.group_chunks));
     recipe.blocks = static_cast<unsigned>(int64_t{at.splits} * at.chunks * at.channel_blocks);
   }
 
-  Tensor partials(const Tensor& x, int64_t results) const {
-    return empty_for_kernel({at.splits, at.chunks, results, at.channels},
-                            x.options().dtype(at::kDouble).memory_format(std::nullopt));
+  // Doubles that blocks leave for one another.
+  int64_t partials(int64_t results) const {
+    const int64_t sums = at.chunks + (at.group_chunks > 1 ? at.groups : 0);
+    return at.splits * sums * results * at.channels;
   }
 
-  at::MemoryFormat format;
-  at::ScalarType arithmetic;
+  // Tickets that they take; none if each is alone with its channels.
+  int64_t tickets() const {
+    if (int64_t{at.splits} * at.chunks == 1) return 0;
+    return at.channel_blocks * (1 + (at.group_chunks > 1 ? int64_t{at.splits} * at.groups : 0));
+  }
+
   DeviceFacts facts;
-  int64_t images, rows, unit = 1;
+  const Settings& settings;
+  int64_t element_bytes, rows, unit = 1;
   Geometry at{};
   Recipe recipe{};
+
+ private:
+  // Chunks of a channel whose blocks, `sharing` threads of which share a channel's units, fill the
+  // device's slots for blocks a whole number of times, or nearly.
+  int64_t wanted_chunks(int64_t sharing) const {
+    const int64_t slots = int64_t{facts.multiprocessors} * settings.blocks_of_multiprocessor;
+    const int64_t wanted = divide_up(facts.multiprocessors, at.channel_blocks);
+    const auto worth = [&](int64_t items) { return at.units / (sharing * items); };
+    int64_t most = worth(settings.least_items);
+    most = std::max(most, std::min(wanted, worth(settings.fewest_items)));
+    most = std::clamp<int64_t>(most, 1, settings.most_chunks);
+    int64_t best = 1;
+    double best_share = 0;
+    for (int64_t waves = 1; waves <= settings.most_waves; ++waves) {
+      const int64_t chunks = std::clamp<int64_t>(slots * waves / at.channel_blocks, 1, most);
+      const int64_t blocks = chunks * at.channel_blocks;
+      const double share =
+          static_cast<double>(blocks) / static_cast<double>(divide_up(blocks, slots) * slots);
+      if (share <= best_share) continue;
+      best = chunks;
+      best_share = share;
+    }
+    return best;
+  }
 };
 
 }  // namespace ganfast

@@ -148,6 +148,7 @@ struct Part {
   int64_t first_channel;  // of the block
   int64_t channel;        // of the thread, the first of its unit
   int block_channels;
+  int columns;  // threads with different channels
   bool active;  // channels-last: the thread's channels exist
   int64_t begin, end;
   int thread, step;  // of the threads that share the block's units
@@ -156,7 +157,8 @@ struct Part {
     const unsigned channel_block = block % at.channel_blocks, rest = block / at.channel_blocks;
     chunk = static_cast<int>(rest % at.chunks);
     split = static_cast<int>(rest / at.chunks);
-    block_channels = ROWS ? static_cast<int>(blockDim.x) * V : 1;
+    columns = ROWS ? static_cast<int>(blockDim.x) : 1;
+    block_channels = columns * (ROWS ? V : 1);
     first_channel = int64_t{channel_block} * block_channels;
     channel = first_channel + (ROWS ? int64_t{threadIdx.x} * V : 0);
     active = channel < at.channels;
@@ -259,7 +261,11 @@ struct Walk {
         U::map(words[j], k, slope, result);
 #pragma unroll
         for (int i = 0; i < Op::results; ++i) {
-          store_streaming<T, V>(out[i] + offsets[j], result[i]);
+          if (at.streams) {
+            store_streaming<T, V>(out[i] + offsets[j], result[i]);
+          } else {
+            store<T, V>(out[i] + offsets[j], result[i]);
+          }
         }
       }
     }

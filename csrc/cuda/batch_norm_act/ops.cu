@@ -1,18 +1,20 @@
-// The ops of batch_norm_act on CUDA devices. The kernels are in cuda_*.cuh, the mathematics in
+// The ops of batch_norm_act on CUDA devices. The kernels are in *.cuh, the mathematics in
 // ganfast/ops/batch_norm_act/__init__.py.
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <map>
 #include <mutex>
+#include <optional>
+#include <string_view>
 #include <tuple>
 
 #include "cuda/batch_norm_act/launch_config.h"
+#include "cuda/host.h"
 
 namespace ganfast {
 namespace {
 
+using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 bool has(const OptionalTensor& t) { return t && t->defined(); }
@@ -55,6 +57,51 @@ class Vector {
 Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
 }
+
+GivenActivation given_activation(std::optional<std::string_view> name, double slope,
+                                 std::string_view order) {
+  if (!name) return {1.0, false, false};  // both orders are the same
+  const bool relu = *name == "relu";
+  TORCH_CHECK(relu || *name == "leaky_relu", "ganfast: the native kernels have no activation '",
+              *name, "'");
+  return {slope, relu, order == "act_norm"};
+}
+
+// How a call on x is launched; its units and its form are chosen later.
+Plan plan_for(const Tensor& x, int64_t splits, std::optional<std::string_view> activation,
+              double slope, std::string_view order) {
+  TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ", x.size(0),
+              ", got ", splits);
+  const int64_t images = x.size(0) * x.size(1);
+  const TensorShape shape{x.size(0), x.size(1), images == 0 ? 0 : x.numel() / images,
+                          static_cast<int64_t>(x.element_size()),
+                          x.suggest_memory_format() != at::MemoryFormat::Contiguous};
+  return {shape, splits, given_activation(activation, slope, order), device_facts(x), settings()};
+}
+
+// Statistics that kernels read in words of 16 bytes.
+Tensor aligned(const Tensor& stats) {
+  const Tensor t = stats.contiguous();
+  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0 ? t : t.clone();
+}
+
+// Memory that the kernels of one call share: doubles, tickets, and factors of the arithmetic's
+// type.
+struct SharedMemory {
+  SharedMemory(const Plan& plan, const Tensor& x, cudaStream_t stream, int64_t sums,
+               int64_t factors_of_channel)
+      : tickets(x, stream, plan.tickets()) {
+    const auto options = x.options().memory_format(std::nullopt);
+    partials = empty_for_kernel({plan.partials(sums)}, options.dtype(at::kDouble));
+    if (factors_of_channel == 0) return;
+    factors = empty_for_kernel({plan.at.splits, factors_of_channel, plan.at.channels},
+                               options.dtype(arithmetic_type(x)));
+  }
+  Workspace workspace() const { return {partials.mutable_data_ptr<double>(), tickets.first()}; }
+
+  Tickets tickets;
+  Tensor partials, factors;
+};
 
 // Whether the device can hold a cluster of the recipe's. Asking costs microseconds, so the answers
 // are kept.
@@ -100,11 +147,12 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
                 "; move the module with .to()");
   }
   const Device device(x_any);
-  Plan plan(x_any, splits, activation, negative_slope, order);
-  const Tensor x = x_any.contiguous(plan.format);
+  Plan plan = plan_for(x_any, splits, activation, negative_slope, order);
+  const at::MemoryFormat format = x_any.suggest_memory_format();
+  const Tensor x = x_any.contiguous(format);
   Tensor y = empty_for_kernel_like(x);
   Tensor stats =
-      empty_for_kernel({splits, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
+      empty_for_kernel({splits, 4, plan.at.channels}, x.options().dtype(arithmetic_type(x)));
   if (x.numel() == 0) {  // torch counts an empty batch but learns nothing from it
     if (has(num_batches_tracked)) num_batches_tracked->add_(splits);
     stats.zero_();
@@ -116,13 +164,12 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
   call.cumulative = !momentum && (has(running_mean) || has(running_var));
   with_element("batch_norm_act", x, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
-    plan.choose_units(unit_values<T>, sizeof(T), {x.const_data_ptr(), y.const_data_ptr()});
+    plan.choose_units(unit_values<T>, {x.const_data_ptr(), y.const_data_ptr()});
     // The average over all batches needs their count before anybody adds to it: two kernels.
     choose_form(plan, x, !call.cumulative, /*backward=*/false);
-    Tensor partials;
-    if (plan.recipe.form == Form::two_kernels) {
-      partials = plan.partials(x, 2);
-      call.partials = partials.mutable_data_ptr<double>();
+    std::optional<SharedMemory> shared;
+    if (plan.recipe.form == Form::two_kernels || splits > 1) {
+      call.work = shared.emplace(plan, x, device.stream(), 2, 0).workspace();
     }
     call.at = plan.at;
     call.x = x.const_data_ptr();
@@ -156,14 +203,15 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
   check_vector("running_mean", running_mean, x_any);
   check_vector("running_var", running_var, x_any);
   const Device device(x_any);
-  Plan plan(x_any, 1, activation, negative_slope, order);
-  const Tensor x = x_any.contiguous(plan.format);
+  Plan plan = plan_for(x_any, 1, activation, negative_slope, order);
+  const at::MemoryFormat format = x_any.suggest_memory_format();
+  const Tensor x = x_any.contiguous(format);
   Tensor y = empty_for_kernel_like(x);
-  Tensor stats = empty_for_kernel({1, 4, plan.at.channels}, x.options().dtype(plan.arithmetic));
+  Tensor stats = empty_for_kernel({1, 4, plan.at.channels}, x.options().dtype(arithmetic_type(x)));
   if (x.numel() == 0) {  // no kernel has anything to do, but the statistics are known
-    const Tensor known = running_mean.to(plan.arithmetic);
-    const Tensor rstd = running_var.to(plan.arithmetic).add(eps).rsqrt();
-    const Tensor scale = has(weight) ? rstd.mul(weight->to(plan.arithmetic)) : rstd;
+    const Tensor known = running_mean.to(arithmetic_type(x));
+    const Tensor rstd = running_var.to(arithmetic_type(x)).add(eps).rsqrt();
+    const Tensor scale = has(weight) ? rstd.mul(weight->to(arithmetic_type(x))) : rstd;
     stats.select(1, 0).copy_(known);
     stats.select(1, 1).copy_(rstd);
     stats.select(1, 2).copy_(scale);
@@ -174,7 +222,7 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
   const Vector mean(running_mean), var(running_var), w(weight), b(bias);
   with_element("batch_norm_act", x, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
-    plan.choose_units(unit_values<T>, sizeof(T), {x.const_data_ptr(), y.const_data_ptr()});
+    plan.choose_units(unit_values<T>, {x.const_data_ptr(), y.const_data_ptr()});
     plan.choose_two_kernels();  // of which only the second runs
     ForwardCall call{};
     call.at = plan.at;
@@ -193,15 +241,17 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& x_any,
-                                            const OptionalTensor& /*weight*/, const Tensor& stats,
-                                            double /*eps*/, bool training,
+                                            const OptionalTensor& /*weight*/,
+                                            const Tensor& stats_any, double /*eps*/, bool training,
                                             std::optional<std::string_view> activation,
                                             double negative_slope, std::string_view order,
                                             bool need_dx, bool need_affine) {
   const Device device(x_any);
-  Plan plan(x_any, stats.size(0), activation, negative_slope, order);
-  const Tensor x = x_any.contiguous(plan.format);
-  const Tensor dy = laid_out_like(x, dy_any, plan.format);
+  const Tensor stats = aligned(stats_any);
+  Plan plan = plan_for(x_any, stats.size(0), activation, negative_slope, order);
+  const at::MemoryFormat format = x_any.suggest_memory_format();
+  const Tensor x = x_any.contiguous(format);
+  const Tensor dy = laid_out_like(x, dy_any, format);
   Tensor dx = need_dx ? empty_for_kernel_like(x) : at::empty({0}, x.options());
   const int64_t affine_size = need_affine ? plan.at.channels : 0;
   Tensor dweight = empty_for_kernel({affine_size}, stats.options());
@@ -210,14 +260,15 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   if (!need_dx && !need_affine) return {dx, dweight, dbias};
   with_element("batch_norm_act", x, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
-    plan.choose_units(unit_values<T>, sizeof(T),
+    plan.choose_units(unit_values<T>,
                       {x.const_data_ptr(), dy.const_data_ptr(), dx.const_data_ptr()});
     choose_form(plan, x, training, /*backward=*/true);
     BackwardCall call{};
-    Tensor partials;
-    if (plan.recipe.form == Form::two_kernels && (training || need_affine)) {
-      partials = plan.partials(x, 2);
-      call.partials = partials.mutable_data_ptr<double>();
+    std::optional<SharedMemory> shared;
+    const bool two_kernels = plan.recipe.form == Form::two_kernels;
+    if (two_kernels ? training || need_affine : need_affine && stats.size(0) > 1) {
+      call.work = shared.emplace(plan, x, device.stream(), 2, two_kernels ? 2 : 0).workspace();
+      if (two_kernels) call.factors = shared->factors.mutable_data_ptr();
     }
     call.at = plan.at;
     call.x = x.const_data_ptr();
@@ -236,15 +287,17 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
 std::tuple<Tensor, Tensor, Tensor> double_backward(
     const OptionalTensor& ddx_any, const OptionalTensor& ddweight, const OptionalTensor& ddbias,
     const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& /*weight*/,
-    const Tensor& stats, double /*eps*/, bool training, std::optional<std::string_view> activation,
-    double negative_slope, std::string_view order) {
+    const Tensor& stats_any, double /*eps*/, bool training,
+    std::optional<std::string_view> activation, double negative_slope, std::string_view order) {
   const Device device(x_any);
-  Plan plan(x_any, stats.size(0), activation, negative_slope, order);
-  const Tensor x = x_any.contiguous(plan.format);
-  const Tensor dy = laid_out_like(x, dy_any, plan.format);
-  const Tensor ddx = has(ddx_any) ? laid_out_like(x, *ddx_any, plan.format) : Tensor();
+  const Tensor stats = aligned(stats_any);
+  Plan plan = plan_for(x_any, stats.size(0), activation, negative_slope, order);
+  const at::MemoryFormat format = x_any.suggest_memory_format();
+  const Tensor x = x_any.contiguous(format);
+  const Tensor dy = laid_out_like(x, dy_any, format);
+  const Tensor ddx = has(ddx_any) ? laid_out_like(x, *ddx_any, format) : Tensor();
   const auto vector_of = [&](const OptionalTensor& t) {
-    return Vector(has(t) ? OptionalTensor(t->to(plan.arithmetic)) : std::nullopt);
+    return Vector(has(t) ? OptionalTensor(t->to(arithmetic_type(x))) : std::nullopt);
   };
   const Vector p = vector_of(ddweight), q = vector_of(ddbias);
   Tensor d_dy = empty_for_kernel_like(x), d_x = empty_for_kernel_like(x);
@@ -253,11 +306,11 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
   with_element("batch_norm_act", x, [&](auto* element) {
     using T = std::remove_pointer_t<decltype(element)>;
     const void* of_ddx = ddx.defined() ? ddx.const_data_ptr() : nullptr;
-    plan.choose_units(double_backward_unit_values<T>, sizeof(T),
+    plan.choose_units(double_backward_unit_values<T>,
                       {x.const_data_ptr(), dy.const_data_ptr(), of_ddx, d_dy.const_data_ptr(),
                        d_x.const_data_ptr()});
     plan.choose_two_kernels();
-    const Tensor partials = plan.partials(x, 5);
+    const SharedMemory shared(plan, x, device.stream(), 5, 5);
     DoubleBackwardCall call{};
     call.at = plan.at;
     call.x = x.const_data_ptr();
@@ -269,7 +322,8 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
     call.ddweight = p.for_kernel(x);
     call.ddbias = q.for_kernel(x);
     call.d_weight = d_weight.mutable_data_ptr();
-    call.partials = partials.mutable_data_ptr<double>();
+    call.work = shared.workspace();
+    call.factors = shared.factors.mutable_data_ptr();
     call.activation = plan.recipe.activation;
     call.training = training;
     check_launch(BatchNormActKernels<T>::double_backward(plan.recipe, call, device.stream()));

@@ -7,19 +7,16 @@
 
 namespace ganfast {
 
-static_assert(most_on_chip_threads <= most_warps * warp_threads, "block_sum has no more room");
+static_assert(most_on_chip_threads <= most_warps * warp_threads, "no more room for sums of warps");
 
-// Blocks that a multiprocessor is to hold, by the words that each thread keeps: more blocks would
-// leave too few registers.
-template <int WORDS>
-inline constexpr int on_chip_blocks = WORDS < 8 ? 2 : 1;
-
-// What blocks of a cluster tell each other, two values each; twice, as one split's may still be
-// read when the next one's arrive.
+// The first warp of a block adds up what its warps have found, tells the other blocks of the
+// cluster, puts together what these tell it, and leaves the factors of the map for all threads.
+template <typename S, int FACTORS>
 struct OnChipStorage {
-  WarpSums<1> guess;
-  SharedArray<WarpSums<2>, 2> sums;
-  SharedArray<SharedArray<SharedArray<double, 2>, most_cluster>, 2> told;
+  WarpSums<S, 1> guess;
+  WarpSums<double, 2> sums;
+  SharedArray<SharedArray<double, 2>, most_cluster> told;  // two values of each block
+  SharedArray<S, FACTORS> factors;
 };
 
 // The vectors of one channel that one block of its cluster holds, and how they are loaded.
@@ -35,6 +32,12 @@ struct Slice {
     part.begin = rank * at.units_per_block;
     const int64_t end = part.begin + at.units_per_block;
     part.end = end < at.units ? end : at.units;
+  }
+  // Lets offsets be computed again for the stores: from the loads on they would take registers.
+  __device__ __forceinline__ void forget_offsets() {
+#if defined(__CUDA_ARCH__)
+    asm volatile("" : "+l"(part.begin));
+#endif
   }
   __device__ __forceinline__ int64_t unit(int item) const {
     return part.begin + item * part.step + part.thread;
@@ -58,142 +61,171 @@ struct Slice {
       }
     }
   }
-  // Tells `mine` to every block of the cluster, and waits for theirs.
-  __device__ __forceinline__ void tell(const double (&mine)[2], int split) const {
+  // Tells `mine`, of the first warp, to every block of the cluster, and waits for theirs. Thread r
+  // then has rank r's; others have none. All threads of the cluster come here.
+  template <typename Storage>
+  __device__ __forceinline__ void exchange(double (&mine)[2], Storage& storage) const {
+    if (ranks == 1) return;
     const int thread = thread_of_block();
+    cluster_wait();  // all blocks can be told
     if (thread < ranks) {
-      auto& theirs = shared_storage_of<OnChipStorage>(thread).told[split % 2][rank];
+      auto& theirs = shared_storage_of<Storage>(thread).told[rank];
       for (int i = 0; i < 2; ++i) theirs[i] = mine[i];
     }
     cluster_arrive();
     cluster_wait();
+    if (thread >= most_cluster) return;
+    for (int i = 0; i < 2; ++i) mine[i] = thread < ranks ? storage.told[thread][i] : 0;
   }
 };
 
-// One cluster normalises and activates one channel, split after split.
+// Leaves two values of a channel in one split, by one thread of its cluster, and calls
+// finish(split, values) for each split in order by the last of these threads.
+template <typename Finish>
+__device__ __forceinline__ void finish_splits(const Geometry& at, const Workspace& work, int split,
+                                              int64_t c, const double (&values)[2],
+                                              const Finish& finish) {
+  if (at.splits == 1) return finish(0, values);
+  for (int i = 0; i < 2; ++i) work.partials[(int64_t{split} * 2 + i) * at.channels + c] = values[i];
+  __threadfence();
+  const auto wraps_at = static_cast<unsigned>(at.splits - 1);
+  if (atomicInc(work.tickets + c, wraps_at) != wraps_at) return;
+  __threadfence();
+  for (int other = 0; other < at.splits; ++other) {
+    const double* const of_other = work.partials + int64_t{other} * 2 * at.channels + c;
+    const double theirs[2] = {__ldcg(of_other), __ldcg(of_other + at.channels)};
+    finish(other, theirs);
+  }
+}
+
+// One cluster normalises and activates one channel in one split.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<ITEMS>)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks(ITEMS))
     forward_on_chip(const __grid_constant__ ForwardCall call) {
   using S = Scalar<T>;
   using F = device::Forward<T, A, act_norm>;
   constexpr int V = word_values<T>;
   using SumsUnit = Unit<T, typename F::Sums, false, V>;
   using MapUnit = Unit<T, typename F::Map, false, V>;
-  auto& storage = shared_storage<OnChipStorage>();
+  auto& storage = shared_storage<OnChipStorage<S, 3>>();
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
-  const bool first_thread = thread_of_block() == 0 && slice.rank == 0;
+  const int split = slice.part.split, thread = thread_of_block();
+  const bool first_thread = thread == 0 && slice.rank == 0;
   const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
-  if (first_thread && c == 0 && call.num_batches_tracked != nullptr) {
+  if (first_thread && c == 0 && split == 0 && call.num_batches_tracked != nullptr) {
     *call.num_batches_tracked += call.at.splits;
   }
-  for (int split = 0; split < call.at.splits; ++split) {
-    slice.part.split = split;
-    Word<T, V> words[ITEMS][1];
-    slice.load_items(Inputs<T, 1>{{input_of<T>(call.x)}}, words);
+  Word<T, V> words[ITEMS][1];
+  slice.load_items(Inputs<T, 1>{{input_of<T>(call.x)}}, words);
 
-    const double n = slice.values_of(slice.rank);
-    const double inverse_n = n == 0 ? 0 : 1.0 / n;
-    S center[1][1] = {};
-    S of_lane[V][2] = {};
+  const double n = slice.values_of(slice.rank);
+  const double inverse_n = n == 0 ? 0 : 1.0 / n;
+  S center[1][1] = {};
+  S of_lane[V][2] = {};
 #pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-      if (slice.has(item)) SumsUnit::add(words[item], center, slope, of_lane);
-    }
-    S sum[1] = {};
+  for (int item = 0; item < ITEMS; ++item) {
+    if (slice.has(item)) SumsUnit::add(words[item], center, slope, of_lane);
+  }
+  S sum{};
 #pragma unroll
-    for (int v = 0; v < V; ++v) sum[0] += of_lane[v][0];
-    block_sum(sum, storage.guess);
-    center[0][0] = usable(sum[0] * static_cast<S>(inverse_n));
+  for (int v = 0; v < V; ++v) sum += of_lane[v][0];
+  center[0][0] = usable(block_sum(sum, storage.guess) * static_cast<S>(inverse_n));
 
-    S about_center[V][2] = {};
+  S about_center[V][2] = {};
 #pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-      if (slice.has(item)) SumsUnit::add(words[item], center, slope, about_center);
-    }
-    double sums[1][2] = {};
-    SumsUnit::flush(about_center, sums);
-    block_sum(sums[0], storage.sums[split % 2]);
-    Moments m = moments_about(center[0][0], sums[0][0], sums[0][1], inverse_n);
+  for (int item = 0; item < ITEMS; ++item) {
+    if (slice.has(item)) SumsUnit::add(words[item], center, slope, about_center);
+  }
+  double sums[1][2] = {};
+  SumsUnit::flush(about_center, sums);
+  sum_in_first_warp(sums[0], storage.sums);
+  Moments m = moments_about(center[0][0], sums[0][0], sums[0][1], inverse_n);
+  double mine[2] = {m.mean, m.m2};
+  slice.exchange(mine, storage);
+  if (thread < warp_threads) {
     if (slice.ranks > 1) {
-      if (split == 0) cluster_wait();  // all blocks can be told
-      slice.tell({m.mean, m.m2}, split);
-      auto& told = storage.told[split % 2];
-      double total = 0;
-      for (int r = 0; r < slice.ranks; ++r) {
-        if (const double n_r = slice.values_of(r); n_r > 0) total += n_r * told[r][0];
-      }
-      m = {total * call.at.inverse_values, 0};
-      for (int r = 0; r < slice.ranks; ++r) {
-        const double n_r = slice.values_of(r), distance = told[r][0] - m.mean;
-        if (n_r > 0) m.m2 += told[r][1] + n_r * distance * distance;
-      }
+      const double n_r = thread < slice.ranks ? slice.values_of(thread) : 0;
+      const double total = warp_sum<most_cluster>(n_r > 0 ? n_r * mine[0] : 0);
+      m.mean = total * call.at.inverse_values;
+      const double distance = mine[0] - m.mean;
+      m.m2 = warp_sum<most_cluster>(n_r > 0 ? mine[1] + n_r * distance * distance : 0);
     }
-
-    const double var = m.m2 * call.at.inverse_values;
-    S k[1][3];
-    forward_factors<T>(call, split, c, m.mean, var, first_thread, k[0]);
-    if (first_thread) update_running<T>(call, split, c, m.mean, var);
-    T* const y = static_cast<T*>(call.y);
-#pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-      if (!slice.has(item)) continue;
-      Word<T, V> out[1];
-      MapUnit::map(words[item], k, slope, out);
-      store<T, V>(y + slice.part.offset(call.at, slice.unit(item)), out[0]);
+    if (thread == 0) {
+      const double var = m.m2 * call.at.inverse_values;
+      S factors[3];
+      forward_factors<T>(call, split, c, m.mean, var, first_thread, factors);
+      for (int i = 0; i < 3; ++i) storage.factors[i] = factors[i];
     }
   }
+  __syncthreads();
+
+  S k[1][3];
+  for (int i = 0; i < 3; ++i) k[0][i] = storage.factors[i];
+  T* const y = static_cast<T*>(call.y);
+  slice.forget_offsets();
+#pragma unroll
+  for (int item = 0; item < ITEMS; ++item) {
+    if (!slice.has(item)) continue;
+    Word<T, V> out[1];
+    MapUnit::map(words[item], k, slope, out);
+    store<T, V>(y + slice.part.offset(call.at, slice.unit(item)), out[0]);
+  }
+  if (!first_thread || (!call.running_mean && !call.running_var)) return;
+  const double var = m.m2 * call.at.inverse_values;
+  finish_splits(call.at, call.work, split, c, {m.mean, var}, [&](int of, const double (&both)[2]) {
+    update_running<T>(call, of, c, both[0], both[1]);
+  });
 }
 
-// One cluster computes dx, dweight and dbias of one channel in training, split after split.
+// One cluster computes dx of one channel in one split, and the last dweight and dbias.
 template <typename T, Activation A, bool act_norm, int ITEMS>
-__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS>)
+__global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks(2 * ITEMS))
     backward_on_chip(const __grid_constant__ BackwardCall call) {
   using S = Scalar<T>;
   using B = device::Backward<T, A, act_norm>;
   constexpr int V = word_values<T>;
   using SumsUnit = Unit<T, typename B::Sums, false, V>;
   using MapUnit = Unit<T, typename B::template Map<true>, false, V>;
-  auto& storage = shared_storage<OnChipStorage>();
+  auto& storage = shared_storage<OnChipStorage<S, 2>>();
   Slice<T, ITEMS> slice(call.at);
   const int64_t c = slice.part.channel;
+  const int split = slice.part.split, thread = thread_of_block();
   const S slope = static_cast<S>(call.activation.slope);
   if (slice.ranks > 1) cluster_arrive();  // this block can be told
-  double dweight = 0, dbias = 0;
-  for (int split = 0; split < call.at.splits; ++split) {
-    slice.part.split = split;
-    Word<T, V> words[ITEMS][2];
-    slice.load_items(Inputs<T, 2>{{input_of<T>(call.x), input_of<T>(call.dy)}}, words);
-    const S mean = stats_row<T>(call, split, row_mean)[c];
-    const S scale = stats_row<T>(call, split, row_scale)[c];
-    const S shift = stats_row<T>(call, split, row_shift)[c];
+  Word<T, V> words[ITEMS][2];
+  slice.load_items(Inputs<T, 2>{{input_of<T>(call.x), input_of<T>(call.dy)}}, words);
+  const S mean = stats_row<T>(call, split, row_mean)[c];
+  const S scale = stats_row<T>(call, split, row_scale)[c];
+  const S shift = stats_row<T>(call, split, row_shift)[c];
 
-    const S known[1][3] = {{mean, scale, shift}};
-    S of_lane[V][2] = {};
+  const S known[1][3] = {{mean, scale, shift}};
+  S of_lane[V][2] = {};
 #pragma unroll
-    for (int item = 0; item < ITEMS; ++item) {
-      if (slice.has(item)) SumsUnit::add(words[item], known, slope, of_lane);
-    }
-    double sums[1][2] = {};
-    SumsUnit::flush(of_lane, sums);
-    block_sum(sums[0], storage.sums[split % 2]);
+  for (int item = 0; item < ITEMS; ++item) {
+    if (slice.has(item)) SumsUnit::add(words[item], known, slope, of_lane);
+  }
+  double sums[1][2] = {};
+  SumsUnit::flush(of_lane, sums);
+  sum_in_first_warp(sums[0], storage.sums);
+  slice.exchange(sums[0], storage);
+  if (thread < warp_threads) {
     if (slice.ranks > 1) {
-      if (split == 0) cluster_wait();  // all blocks can be told
-      slice.tell(sums[0], split);
-      auto& told = storage.told[split % 2];
-      for (int i = 0; i < 2; ++i) {
-        sums[0][i] = told[0][i];
-        for (int r = 1; r < slice.ranks; ++r) sums[0][i] += told[r][i];
-      }
+      for (int i = 0; i < 2; ++i) sums[0][i] = warp_sum<most_cluster>(sums[0][i]);
     }
+    if (thread == 0) {
+      S factors[2];
+      backward_factors<T>(call, split, c, sums[0], factors);
+      for (int i = 0; i < 2; ++i) storage.factors[i] = factors[i];
+    }
+  }
+  __syncthreads();
 
-    dweight += sums[0][1] * stats_row<T>(call, split, row_rstd)[c];
-    dbias += sums[0][0];
-    if (call.dx == nullptr) continue;
-    S k[1][5] = {{mean, scale, shift}};
-    backward_factors<T>(call, split, c, sums[0], &k[0][3]);
+  if (call.dx != nullptr) {
+    const S k[1][5] = {{mean, scale, shift, storage.factors[0], storage.factors[1]}};
     T* const dx = static_cast<T*>(call.dx);
+    slice.forget_offsets();
 #pragma unroll
     for (int item = 0; item < ITEMS; ++item) {
       if (!slice.has(item)) continue;
@@ -202,10 +234,15 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks<2 * ITEMS
       store<T, V>(dx + slice.part.offset(call.at, slice.unit(item)), out[0]);
     }
   }
-  if (call.dweight != nullptr && thread_of_block() == 0 && slice.rank == 0) {
+  if (call.dweight == nullptr || thread != 0 || slice.rank != 0) return;
+  double dweight = 0, dbias = 0;
+  finish_splits(call.at, call.work, split, c, sums[0], [&](int of, const double (&both)[2]) {
+    dweight += both[1] * stats_row<T>(call, of, row_rstd)[c];
+    dbias += both[0];
+    if (of < call.at.splits - 1) return;
     static_cast<S*>(call.dweight)[c] = static_cast<S>(dweight);
     static_cast<S*>(call.dbias)[c] = static_cast<S>(dbias);
-  }
+  });
 }
 
 }  // namespace ganfast

@@ -62,7 +62,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
     Tensor y = empty_for_kernel({}, x.options().memory_format({}));
     o.call.loss = {y.mutable_data_ptr(), x.scalar_type() != arithmetic_type(x)};
     const Tensor partials = share_scores(o.call, x);
-    check_launch(K::reduce(o.call, device_facts(x).has_clusters, device.stream()));
+    check_launch(K::reduce(o.call, starts_early(x), device.stream()));
     return y;
   });
 }

@@ -5,6 +5,7 @@
 
 #include "cpu/losses/kernels.h"
 #include "cuda/host.h"
+#include "cuda/losses/limits.h"
 #include "cuda/vector_io.cuh"
 
 namespace ganfast {
@@ -21,18 +22,18 @@ struct ScoreGroup {
 // Tensors of one shape and order in memory; a null pointer stands for a tensor that is not there.
 struct ScoreCall {
   Loss kind;
-  ScoreGroup groups[2];  // of real and of generated images; the second may be empty
+  ScoreGroup groups[most_score_groups];  // of real and of generated images; the second may be empty
   int group_count;
-  const void* target;      // of x's type
-  const void* weight;      // of the arithmetic's type
-  const void* pos_weight;  // likewise
-  const void* dy;          // of x's type; else `dloss`
-  EitherVector dloss;      // a scalar on the device
-  EitherVector loss;       // of a reduction: where its result goes
-  void* mean_scores[2];    // of the arithmetic's type, or null
-  double* partials;        // (blocks, groups, 2)
-  int blocks;              // that share each group
-  bool aligned;            // every group begins at a multiple of 16 bytes; set at the launch
+  const void* target;                    // of x's type
+  const void* weight;                    // of the arithmetic's type
+  const void* pos_weight;                // likewise
+  const void* dy;                        // of x's type; else `dloss`
+  EitherVector dloss;                    // a scalar on the device
+  EitherVector loss;                     // of a reduction: where its result goes
+  void* mean_scores[most_score_groups];  // of the arithmetic's type, or null
+  double* partials;                      // (blocks, groups, 2)
+  int blocks;                            // that share each group
+  bool aligned;  // every group begins at a multiple of 16 bytes; set at the launch
 };
 
 // The launches for one element type.
@@ -43,21 +44,12 @@ struct ScoreKernels {
   static cudaError_t gradients(const ScoreCall& call, cudaStream_t stream);
 };
 
-// No number here has been measured.
-inline constexpr int64_t scores_of_one_block = 8192;  // which then needs no second kernel
-inline constexpr int64_t scores_of_block = 4096;
-inline constexpr int64_t most_score_blocks = 1024;
-
 // Fills in how many blocks share a call's groups, and what they write their sums to.
 inline at::Tensor share_scores(ScoreCall& call, const at::Tensor& x) {
   const int64_t n = std::max(call.groups[0].n, call.group_count > 1 ? call.groups[1].n : 0);
-  int64_t one_block = scores_of_one_block, of_block = scores_of_block;
-#if defined(GANFAST_EMULATE_CUDA)
-  one_block = emulated("scores_of_one_block", one_block);
-  of_block = emulated("scores_of_block", of_block);
-#endif
+  const int64_t of_block = settings().scores_of_block;
   call.blocks = 1;
-  if (n <= one_block) return {};
+  if (n <= settings().scores_of_one_block) return {};
   call.blocks = static_cast<int>(std::min(most_score_blocks, (n + of_block - 1) / of_block));
   at::Tensor partials =
       empty_for_kernel({call.blocks, 2, 2}, x.options().dtype(at::kDouble).memory_format({}));

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const Optiona
   const Tensor partials = share_scores(call, real);
   with_element("gan_loss", real, [&](auto* element) {
     using K = ScoreKernels<std::remove_pointer_t<decltype(element)>>;
-    check_launch(K::reduce(call, device_facts(real).has_clusters, device.stream()));
+    check_launch(K::reduce(call, starts_early(real), device.stream()));
   });
   return {loss, scores[0], scores[1]};
 }

@@ -28,9 +28,7 @@ struct ScalarMath {
 
 #include "common/loss_math.h"
 
-constexpr int score_threads = 256;
-// Units that a thread adds up in its arithmetic's type before they go to double.
-constexpr int score_run = 32;
+static_assert(score_threads <= most_warps * warp_threads, "no more room for sums of warps");
 
 template <auto VALUE>
 using Constant = std::integral_constant<decltype(VALUE), VALUE>;
@@ -96,7 +94,7 @@ template <typename T>
 __device__ void write_results(const ScoreCall& call, const double (&sums)[4]) {
   double loss = 0;
 #pragma unroll
-  for (int g = 0; g < 2; ++g) {
+  for (int g = 0; g < most_score_groups; ++g) {
     if (g >= call.group_count) break;
     loss += sums[2 * g] / call.groups[g].divisor;
     if (call.mean_scores[g] == nullptr) continue;
@@ -112,12 +110,12 @@ __global__ void __launch_bounds__(score_threads, 2)
     score_sums(const __grid_constant__ ScoreCall call) {
   using S = Scalar<T>;
   constexpr int V = word_values<T>;
-  auto& room = shared_storage<WarpSums<4>>();
+  auto& room = shared_storage<WarpSums<double, 4>>();
   let_next_kernel_start();
   double totals[4] = {};
   const bool scored = call.mean_scores[0] != nullptr;
 #pragma unroll
-  for (int g = 0; g < 2; ++g) {
+  for (int g = 0; g < most_score_groups; ++g) {
     if (g >= call.group_count) break;
     const ScoreGroup& group = call.groups[g];
     const int64_t units = (group.n + V - 1) / V;
@@ -143,7 +141,7 @@ __global__ void __launch_bounds__(score_threads, 2)
       }
     }
   }
-  block_sum(totals, room);
+  sum_in_first_warp(totals, room);
   if (threadIdx.x != 0) return;
   if (call.blocks == 1) {
     write_results<T>(call, totals);
@@ -156,13 +154,13 @@ __global__ void __launch_bounds__(score_threads, 2)
 template <typename T>
 __global__ void __launch_bounds__(score_threads)
     score_results(const __grid_constant__ ScoreCall call) {
-  auto& room = shared_storage<WarpSums<4>>();
+  auto& room = shared_storage<WarpSums<double, 4>>();
   wait_for_previous_kernel();
   double totals[4] = {};
   for (int block = static_cast<int>(threadIdx.x); block < call.blocks; block += score_threads) {
     for (int i = 0; i < 4; ++i) totals[i] += call.partials[int64_t{block} * 4 + i];
   }
-  block_sum(totals, room);
+  sum_in_first_warp(totals, room);
   if (threadIdx.x == 0) write_results<T>(call, totals);
 }
 

@@ -1,4 +1,4 @@
-"""Anomaly detection with a GAN that saw normal images only."""
+"""Anomaly detection with a GAN trained on normal images only."""
 
 from ganfast.applications.anomaly.detector import METHODS, Detector, DetectorOptions, train_detector
 from ganfast.applications.anomaly.files import load_detector, save_detector

@@ -1,4 +1,4 @@
-"""A detector: networks trained on normal images, and the scores made with them."""
+"""Anomaly detectors: networks trained on normal images, and their scores."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ganfast.applications.anomaly.scores import (
     small_pixels,
 )
 from ganfast.models import GAN, dcgan
-from ganfast.models.dcgan import initialise
+from ganfast.models.dcgan import IMAGE_SIZES, initialise
 from ganfast.models.encoder import Encoder
 from ganfast.nn import GANLoss
 from ganfast.training import Batches, DataError, DivergenceError, GANStep, ImageData
 from ganfast.training.batches import as_float
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
 
@@ -32,45 +33,45 @@ METHODS = {
     "pixels": "the same density in pixels, without a network, to compare with",
 }
 HELD_OUT = 10
-"""One normal image in so many is kept from training, to say how high normal images score."""
+"""One of so many normal images is held out, to measure how high normal images score."""
 MOST_HELD_OUT = 200
 FEWEST = 40
-"""Normal images that a detector needs."""
+"""Least number of normal images."""
 
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """How a detector is built and trained; the same whatever is normal.
+    """Options of a detector, the same for every normal class.
 
     The defaults were chosen on MNIST's training set alone: trained on nine tenths of one class (2
     and 8), compared on the last tenth and on training images of other classes. ``encoder_steps``
-    may be 0 where the score "encoder" is not wanted.
+    may be 0 if the score "encoder" is not used.
     """
 
-    image_size: int = 32
+    image_size: int = option(32, "side of the images in pixels", choices=IMAGE_SIZES)
     channels: int = 1
-    width: int = 16
-    latent: int = 100
-    steps: int = 300
+    width: int = option(16, "feature maps beside the image", POSITIVE)
+    latent: int = option(100, "length of a latent vector", POSITIVE)
+    steps: int = option(300, "steps of the GAN", POSITIVE)
     batch_size: int = 64
     learning_rate: float = 5e-4
-    encoder_steps: int = 150
+    encoder_steps: int = option(150, "steps of the encoder", POSITIVE)
     encoder_learning_rate: float = 1e-3
-    search_steps: int = 32
+    search_steps: int = option(32, "steps of the method latent", POSITIVE)
     neighbours: int = 20
     seed: int = 0
 
 
 class Detector:
-    """Score images by how unlike the normal ones they are.
+    """Score how far images are from normal ones.
 
     Args:
         gan: trained on normal images.
         encoder: to the generator's latent vectors, or None.
         known: normal images, uint8 ``[M, C, H, W]``, more than ``options.neighbours``.
-        options: that they were made with.
-        held_out: normal images that nothing was trained on, uint8; their scores say how high
-            normal images score. May be empty.
+        options: of their training.
+        held_out: normal images that nothing was trained on, uint8, to compare scores with; may
+            be empty.
     """
 
     def __init__(
@@ -124,7 +125,8 @@ class Detector:
             encoder = self.encoder
             if encoder is None:
                 raise DataError(
-                    "this detector was trained without an encoder; train one that has it"
+                    "this detector was trained without an encoder; train one with the method "
+                    "encoder"
                 )
             return torch.no_grad()(
                 lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
@@ -150,19 +152,19 @@ def train_detector(
     *,
     methods: Sequence[str] = ("features",),
 ) -> Detector:
-    """Train a GAN on normal images, an encoder after it where one is needed, and keep the images.
+    """Train a GAN on normal images, and an encoder if a method needs one.
 
-    A tenth of the images, 200 at most, is held out from all of it. The options' seed fixes every
-    random number; torch's global generator is left as it was.
+    A tenth of the images, at most 200, is held out. The seed of the options fixes every random
+    number; torch's global generator is left as it was.
 
     Args:
-        normal: the images; labels are not looked at.
+        normal: the images; labels are ignored.
         options: sizes, lengths and seed; image size and channels are taken from the images.
         methods: keys of ``METHODS`` that the detector will be asked for.
 
     Raises:
         DataError: fewer than 40 images.
-        DivergenceError: a weight is not finite in the end.
+        DivergenceError: a weight is not finite after training.
         ValueError: images of a side that DCGAN cannot make.
 
     Example:

@@ -1,4 +1,4 @@
-"""Pictures of what detectors did."""
+"""The pictures of anomaly detection."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def draw_errors(
     Args:
         cases: for each normal class its test images, uint8 ``[N, C, H, W]``, their scores ``[N]``,
             and which are anomalous, bool ``[N]``.
-        method: whose scores they are.
+        method: name of the scores.
         path: of the PNG file.
     """
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""A detector as one file, written and read as checkpoints are: reading it runs no code."""
+"""Detectors as files in the format of checkpoints: reading one runs no code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One class is normal: train on its training images, score the test set, count wrong orders."""
+"""The one-class protocol: train on one class, score the test set, measure the AUROC."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Outcome", "evaluate", "table"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one detector did on the test set.
+    """The measurements of one detector on the test set.
 
     Attributes:
         normal: name of the normal class.
         seed: of the detector.
-        auroc: of each method, higher where anomalies score above normal images.
+        auroc: of each method.
         scored: for each method, how many test images it scored.
         seconds: for training and for each method's scores.
         scores: for each method, of the test images it scored, ``[N]``.
@@ -41,7 +41,7 @@ class Outcome:
     anomalous: Tensor
 
     def row(self) -> dict[str, Any]:
-        """Return what a record keeps of it."""
+        """Return the part that records keep."""
         names = ("normal", "seed", "auroc", "scored", "seconds")
         return {name: getattr(self, name) for name in names}
 
@@ -57,14 +57,14 @@ def evaluate(
     """Train a detector on one class and score the test set, each image once, with every method.
 
     Args:
-        data: whose training set trains, and whose test set is scored.
+        data: training and test set.
         normal: name of the normal class; all others are anomalous.
         options: of the detector.
         methods: keys of ``METHODS``.
-        search_images: "latent", which takes long, scores so many test images, always the same.
+        search_images: number of test images, always the same, that "latent" scores: it is slow.
 
     Returns:
-        The detector and what it did.
+        The detector and its measurements.
 
     Raises:
         DataError: no such class; too few images of it; a test set, or the part of it for "latent",
@@ -112,8 +112,8 @@ def scored_part(data: LabelledData, method: str, search_images: int) -> Tensor:
 def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return a row a class, and a last one with the mean over the classes.
 
-    Each method has its mean AUROC over the seeds and their deviation; in the last row, of each
-    seed's mean over the classes. Seeds that lack a class do not count in the last row.
+    Each method has the mean and the deviation of its AUROC over the seeds; the last row has those
+    of the means over the classes, of seeds that have all classes.
     """
     classes = list(dict.fromkeys(outcome.normal for outcome in outcomes))
     seeds = list(dict.fromkeys(outcome.seed for outcome in outcomes))

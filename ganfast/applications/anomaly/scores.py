@@ -1,4 +1,4 @@
-"""How unlike the normal images an image is: four scores, higher for more anomalous ones."""
+"""Four anomaly scores, higher for images that are further from normal ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ganfast.applications.latent_search import descend
 from ganfast.models.dcgan import Discriminator
 
 __all__ = ["LocalDensity", "encoding_loss", "first_features", "search_latent", "small_pixels"]
@@ -29,13 +30,14 @@ def search_latent(
 ) -> Tensor:
     """Score images by what the generator cannot make of them (AnoGAN).
 
-    From a random vector, gradients lead to a latent vector z whose image is near x; the score is
+    Gradient descent finds a latent vector z whose image is near x; the score is
     ``0.9 |x - G(z)| + 0.1 |f(x) - f(G(z))|``, sums over pixels and over the discriminator's last
-    features f. All images set out from one vector, so that a score depends on its image alone.
+    features f. The search starts from one vector for all images, so that a score depends on its
+    image alone.
 
     Args:
-        generator: maps ``[N, *latent]`` to images; in evaluation mode, as is
-        discriminator: whose features are compared.
+        generator: maps ``[N, *latent]`` to images; in evaluation mode.
+        discriminator: its features are compared; in evaluation mode.
         images: ``[N, C, H, W]`` in [-1, 1].
         latent: shape of one latent vector.
         steps: of Adam.
@@ -48,24 +50,18 @@ def search_latent(
         Schlegl et al. 2017, section 2.2, https://arxiv.org/abs/1703.05921
     """
     rng = torch.Generator().manual_seed(seed)
-    start = torch.randn(1, *latent, generator=rng)
-    z = start.expand(len(images), *latent).clone().requires_grad_()
-    optimizer = torch.optim.Adam([z], SEARCH_RATE)
+    start = torch.randn(1, *latent, generator=rng).expand(len(images), *latent)
     with torch.no_grad():
         wanted = discriminator.features(images)
 
-    def losses() -> Tensor:
+    def losses(z: Tensor) -> Tensor:
         made = generator(z)
         residual = (images - made).abs().flatten(1).sum(1)
         of_features = (wanted - discriminator.features(made)).abs().flatten(1).sum(1)
         sums: Tensor = (1 - FEATURE_WEIGHT) * residual + FEATURE_WEIGHT * of_features
         return sums
 
-    for _ in range(steps):
-        (z.grad,) = torch.autograd.grad(losses().sum(), z)
-        optimizer.step()
-    with torch.no_grad():
-        return losses()
+    return descend(losses, start, steps, SEARCH_RATE)[1]
 
 
 def encoding_loss(
@@ -73,13 +69,13 @@ def encoding_loss(
 ) -> Tensor:
     """Return for each image how far its encoding's image lies from it (izi_f of f-AnoGAN).
 
-    The mean squared difference of pixels and that of the discriminator's last features, added with
-    weight 1: what the encoder is trained to make small on normal images, and the score of others.
+    The mean squared difference of pixels plus that of the discriminator's last features: the loss
+    of the encoder's training, and the score of an image.
 
     Args:
         encoder: maps images to latent vectors.
         generator: maps them back.
-        discriminator: whose features are compared.
+        discriminator: its features are compared.
         images: ``[N, C, H, W]`` in [-1, 1].
 
     Returns:
@@ -98,15 +94,15 @@ def encoding_loss(
 def first_features(discriminator: Discriminator, images: Tensor) -> Tensor:
     """Return the discriminator's first map, averaged to 8x8, as vectors ``[N, width * 64]``.
 
-    The first layer sees edges. On images held out from MNIST's training set deeper ones did worse,
-    and a first layer that was never trained no worse: what counts is :class:`LocalDensity`.
+    The first layer detects edges. On images held out from MNIST's training set deeper layers did
+    worse, and an untrained first layer did as well: what counts is :class:`LocalDensity`.
     """
     convolution_and_activation = discriminator.main[:2]
     return _pooled(convolution_and_activation(images), POOLED_SIDE)
 
 
 def small_pixels(images: Tensor) -> Tensor:
-    """Return the images averaged to 16x16, as vectors ``[N, C * 256]``: no network at all."""
+    """Return the images averaged to 16x16, as vectors ``[N, C * 256]``, without a network."""
     return _pooled(images, PIXEL_SIDE)
 
 
@@ -117,9 +113,9 @@ def _pooled(maps: Tensor, side: int) -> Tensor:
 class LocalDensity:
     """Score vectors by their distance to known ones, in units of the distances found there.
 
-    The mean distance to the k nearest known vectors, over the mean of what these k are away from
-    their own k nearest. The plain distance rates simple images normal, which lie near everything:
-    a one among twos. The quotient does not.
+    The mean distance to the k nearest known vectors, over the mean distance of these to their own k
+    nearest. The plain distance rates simple images as normal, since they are near everything: a
+    one among twos. The quotient does not.
 
     Args:
         known: vectors ``[M, F]`` of normal images, more than k.
@@ -141,12 +137,12 @@ class LocalDensity:
         self.known = known
         self.k = k
         own = [
-            # The nearest of a known vector is itself.
+            # A known vector is its own nearest.
             torch.cdist(part, known).topk(k + 1, largest=False).values[:, 1:].mean(1)
             for part in known.split(BATCH)
         ]
         spacing = torch.cat(own)
-        # Where more than k images are equal, they are 0 apart.
+        # More than k equal images have distance 0.
         least = max(LEAST_SPACING * float(spacing.mean()), torch.finfo(known.dtype).eps)
         self._spacing = spacing.clamp_min(least)
 

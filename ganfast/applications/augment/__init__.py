@@ -1,6 +1,5 @@
-"""Whether generated images help a classifier that has few labels."""
+"""Training of a classifier with few labels, with and without generated images."""
 
-from ganfast.applications.augment.classifier import Classifier, accuracy, train_classifier
 from ganfast.applications.augment.conditional import (
     GeneratorOptions,
     generate,
@@ -15,6 +14,7 @@ from ganfast.applications.augment.experiment import (
 )
 from ganfast.applications.augment.figures import plot_accuracies, save_class_grid
 from ganfast.applications.augment.folders import save_image_folder
+from ganfast.applications.classifier import Classifier, accuracy, train_classifier
 
 __all__ = [
     "METHODS",

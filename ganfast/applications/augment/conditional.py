@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from ganfast.applications.augment.shifts import shifted
+from ganfast.applications.acgan import ACGANTraining
+from ganfast.applications.shifts import shifted
 from ganfast.models import ConditionalGAN, acgan
-from ganfast.nn import GANLoss
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_bytes, as_float
 from ganfast.training.ema import WeightAverage
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["GeneratorOptions", "generate", "train_conditional"]
 
@@ -22,27 +22,17 @@ BATCH = 256  # images made at once
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """How the conditional DCGAN is built and trained.
+    """Options of the conditional DCGAN and its training."""
 
-    Attributes:
-        updates: of both networks.
-        batch_size: real images an update, drawn with replacement.
-        width: feature maps beside the image.
-        latent: length of the noise.
-        learning_rate: of Adam, whose betas are 0.5 and 0.999.
-        shift: how far the discriminator's images are moved, as a share of their side.
-        decay: of the average of the generator's weights that makes the images.
-        class_weight: of the classifier's loss in the generator's: less of it gives images of a
-            class more variety, and more of them look like another class.
-    """
-
-    updates: int = 1000
-    batch_size: int = 64
-    width: int = 16
-    latent: int = 64
-    learning_rate: float = 1e-3
-    shift: float = 0.125
-    decay: float = 0.995
+    updates: int = option(1000, "updates of the conditional DCGAN", POSITIVE, flag="--gan-updates")
+    batch_size: int = 64  # real images an update, drawn with replacement
+    width: int = option(16, "feature maps of the DCGAN beside the image", POSITIVE)
+    latent: int = 64  # length of the noise
+    learning_rate: float = 1e-3  # of Adam, whose betas are 0.5 and 0.999
+    shift: float = 0.125  # of the discriminator's images at most, as a share of their side
+    decay: float = 0.995  # of the average of weights that makes the images
+    # Of the classes in the generator's loss: a lower one gives images of a class more variety, and
+    # more of them look like another class.
     class_weight: float = 1.0
 
 
@@ -57,9 +47,9 @@ def train_conditional(
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
-    The discriminator sees real and generated images moved at random, so that few images are not
-    learnt by heart. Its classifier learns from real images, and the generator from it: a
-    classifier that also learnt from generated ones would take a wrong digit's class for granted.
+    The discriminator sees real and generated images moved at random, against overfitting to few
+    images. Its classifier learns from real images alone: from generated ones it would learn the
+    wrong class of a wrong digit.
 
     Args:
         images: uint8 ``[N, C, size, size]``.
@@ -67,10 +57,10 @@ def train_conditional(
         classes: their number.
         options: of the networks and the training.
         seed: of every random number.
-        device: where to train.
+        device: to train on.
 
     Raises:
-        DivergenceError: a loss is not finite at the end.
+        DivergenceError: the last loss is not finite.
         ValueError: the images' size is none that a DCGAN makes.
 
     Source:
@@ -90,33 +80,22 @@ def train_conditional(
         torch.manual_seed(seed)
         gan = acgan(size, channels, options.width, options.latent, classes)
     rng = torch.Generator().manual_seed(seed)
-    adam_g, adam_d = (
-        torch.optim.Adam(network.to(device).parameters(), options.learning_rate, (0.5, 0.999))
-        for network in gan[:2]
+    generator, discriminator = (network.to(device) for network in gan[:2])
+    optimizers = [torch.optim.Adam(network.parameters(), betas=(0.5, 0.999)) for network in gan[:2]]
+    training = ACGANTraining(
+        gan,
+        optimizers,
+        lambda *batches: [discriminator(shifted(x, options.shift, rng)) for x in batches],
+        names_generated=False,
+        class_weight=options.class_weight,
     )
-    criterion = GANLoss()
-    average = WeightAverage(gan.generator, options.decay)
+    average = WeightAverage(generator, options.decay)
     for _ in range(options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
-        wanted = labels[chosen].to(device)
+        real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)
-        fake = gan.generator(noise, wanted)
-        adam_d.zero_grad()
-        real_scores, named = gan.discriminator(
-            shifted(as_float(images[chosen]).to(device), options.shift, rng)
-        )
-        fake_scores, _ = gan.discriminator(shifted(fake.detach(), options.shift, rng))
-        d_loss = criterion.discriminator(real_scores, fake_scores)[0]
-        (d_loss + functional.cross_entropy(named, wanted)).backward()
-        adam_d.step()
-        adam_g.zero_grad()
-        fake_scores, named = gan.discriminator(shifted(fake, options.shift, rng))
-        naming = options.class_weight * functional.cross_entropy(named, wanted)
-        g_loss = criterion.generator(fake_scores) + naming
-        g_loss.backward(inputs=list(gan.generator.parameters()))
-        adam_g.step()
-        average.update(gan.generator)
-    d_loss, g_loss = d_loss.detach(), g_loss.detach()
+        d_loss, g_loss = training.update(real, wanted, noise, wanted, options.learning_rate)
+        average.update(generator)
     if not bool(torch.isfinite(d_loss + g_loss)):
         raise DivergenceError(
             f"the conditional DCGAN's losses are {float(d_loss)} and {float(g_loss)} after "
@@ -128,7 +107,7 @@ def train_conditional(
 
 
 def generate(gan: ConditionalGAN, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Make as many images of each class.
+    """Generate the same number of images of each class.
 
     Args:
         gan: trained.

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganfast.applications.augment.classifier import accuracy, train_classifier
 from ganfast.applications.augment.conditional import (
     GeneratorOptions,
     generate,
     train_conditional,
 )
+from ganfast.applications.classifier import accuracy, train_classifier
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import mean_and_deviation
 from ganfast.training import DataError
+from ganfast.training.options import POSITIVE, option
 
 __all__ = ["METHODS", "AugmentOptions", "SeedResult", "run_seed", "summarise"]
 
@@ -29,28 +30,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """How the comparison goes.
+    """Options of the comparison."""
 
-    Attributes:
-        labels: how many labelled images there are.
-        per_class: images generated of each class.
-        updates: of every classifier.
-        batch_size: of every classifier; with generated images, half of it are those.
-        shift: how far "real, shifted" moves images, as a share of their side.
-        generator: of the conditional DCGAN.
-    """
-
-    labels: int
-    per_class: int = 500
-    updates: int = 400
-    batch_size: int = 64
-    shift: float = 0.125
+    labels: int  # number of labelled images
+    per_class: int = option(500, "generated images of each class", POSITIVE, metavar="IMAGES")
+    updates: int = option(400, "updates of each classifier", POSITIVE)
+    batch_size: int = 64  # of each classifier; half of it generated images, if there are any
+    shift: float = 0.125  # of images in "real, shifted" at most, as a share of their side
     generator: GeneratorOptions = field(default_factory=GeneratorOptions)
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """Of one seed: ``accuracies`` by method, and ``images`` generated (uint8) with ``labels``."""
+    """Result of one seed: ``accuracies`` by method, generated ``images`` (uint8) and ``labels``."""
 
     seed: int
     accuracies: dict[str, float]
@@ -67,14 +59,14 @@ def run_seed(
 ) -> SeedResult:
     """Draw few labels, train a conditional DCGAN on them, and a classifier by each method.
 
-    The seed sets the labels, the networks' first weights and the order of the images. Every
-    classifier has as many updates of as many images; the test set is looked at after the last one.
+    The seed sets the labels, the initial weights and the order of the images. All classifiers have
+    the same number of updates and images; the test set is used after the last one.
 
     Args:
         data: labelled images of the classifier's and the DCGAN's size.
         options: of the comparison.
         seed: of every random number.
-        device: where to train.
+        device: to train on.
 
     Raises:
         DataError: there are fewer labels than asked for, or fewer asked for than classes.
@@ -123,7 +115,7 @@ def run_seed(
 
 
 def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
-    """Compare each method with the first: a row for each.
+    """Compare each method with the first, in one row for each.
 
     A row has the method, the mean and deviation of its accuracy, the mean of its differences from
     the first method, seed by seed, and the bounds of their 95 % interval (Student's t): None for

@@ -1,4 +1,4 @@
-"""Classification of images of which few have labels: GANs beside training on the labels alone."""
+"""Classification with few labels, by GANs and by the labels alone."""
 
 from ganfast.applications.classify.protocol import METHODS, Outcome, check, classify
 from ganfast.applications.classify.task import Options

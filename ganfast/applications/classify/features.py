@@ -1,4 +1,4 @@
-"""A linear classifier on what a GAN's discriminator learnt without labels."""
+"""A linear classifier on the features of a discriminator that was trained without labels."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classify.networks import adam, finite, set_rate, settle
+from ganfast.applications.classifier import finite, settle
 from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.updates import adam, set_rate
 from ganfast.nn import BatchNorm2d, GANLoss
 from ganfast.training import GANStep
 
@@ -25,7 +26,7 @@ MAX_ITERATIONS = 10_000
 
 @torch.no_grad()
 def pooled_features(discriminator: nn.Sequential, images: Tensor) -> Tensor:
-    """Return what every layer but the last finds in images, max-pooled to 4x4 maps, ``[N, F]``.
+    """Return the features of every layer but the last, max-pooled to 4x4 maps, ``[N, F]``.
 
     Source:
         Radford et al. 2015, section 5.1, https://arxiv.org/abs/1511.06434
@@ -33,7 +34,7 @@ def pooled_features(discriminator: nn.Sequential, images: Tensor) -> Tensor:
     found = []
     for layer in discriminator[:-1]:
         images = layer(images)
-        if isinstance(layer, nn.LeakyReLU | BatchNorm2d):  # a fused one ends in its activation
+        if isinstance(layer, nn.LeakyReLU | BatchNorm2d):  # fused with its activation
             found.append(functional.adaptive_max_pool2d(images, GRID).flatten(1))
     return torch.cat(found, 1)
 
@@ -53,7 +54,7 @@ class DiscriminatorFeatures:
         self._machine: Any = None
 
     def update(self, share: float) -> None:
-        """Make one step of an ordinary GAN."""
+        """Make one step of a GAN."""
         for optimizer in self._optimizers:
             set_rate(optimizer, share * LEARNING_RATE)
         self._step(next(self.task.unlabelled))

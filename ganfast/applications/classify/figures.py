@@ -1,4 +1,4 @@
-"""The pictures of a classification: who was taken for whom, and what labels bring."""
+"""The pictures of a classification: confusion, and accuracy over the number of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train every method with every number of labels and seed, and count what each gets right."""
+"""Train every method with every number of labels and seed, and measure its accuracy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from ganfast.applications.classifier import predicted
 from ganfast.applications.classify.acgan import AuxiliaryClassifier
 from ganfast.applications.classify.features import DiscriminatorFeatures
 from ganfast.applications.classify.sgan import SemiSupervised, Supervised
-from ganfast.applications.classify.task import MethodBuilder, Options, Task, predicted
+from ganfast.applications.classify.task import MethodBuilder, Options, Task
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.training import DataError
 
@@ -25,20 +26,20 @@ METHODS: dict[str, MethodBuilder] = {
     "supervised": Supervised,
 }
 FULL_RATE = 2 / 3
-"""Share of the updates before the learning rate begins to fall."""
+"""Share of the updates with the full learning rate, which then falls to 0."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training led to.
+    """The result of one training.
 
     Attributes:
         method: its name.
         labels: how many were given.
         seed: of everything.
         accuracy: on the test set, after the last update.
-        confusion: test images of class row that were taken for class column, ``[K, K]``.
-        seconds: that training took.
+        confusion: counts of test images, rows true and columns predicted, ``[K, K]``.
+        seconds: of training.
     """
 
     method: str
@@ -52,7 +53,7 @@ class Outcome:
 def check(
     data: LabelledData, counts: Sequence[int], seeds: Sequence[int], options: Options
 ) -> None:
-    """Refuse what would stop one of the trainings.
+    """Check the arguments of all trainings before the first one.
 
     Raises:
         DataError: a count of labels, or the batch size, does not suit the training set.
@@ -82,18 +83,18 @@ def classify(
     """Yield the outcome of each method, number of labels and seed, one after the other.
 
     Args:
-        data: training and test set; the test set is looked at once a training, at its end.
+        data: training and test set; the test set is used once, at the end of each training.
         methods: keys of ``METHODS``.
         counts: numbers of labels.
         seeds: of the choice of labels, of weights, noise and order.
         steps: updates of each training.
         options: of every method.
         device: to train on.
-        progress: takes what is being trained and ``steps``, and gives the numbers of the updates.
+        progress: takes a title and ``steps``, and yields the numbers of the updates.
 
     Raises:
         DataError: as :func:`check`.
-        DivergenceError: what a trained network gives is not finite.
+        DivergenceError: the output of a trained network is not finite.
 
     Example:
         >>> from ganfast.applications.classify import Options, classify
@@ -137,17 +138,19 @@ def _outcome(
         method.update(share_of_rate(step, steps))
     method.finish()
     seconds = perf_counter() - start
-    counts = confusion(data.test.labels, predicted(method, data.test, device), len(data.classes))
+    counts = confusion(
+        data.test.labels, predicted(method.predict, data.test.images, device), len(data.classes)
+    )
     accuracy = float(counts.trace()) / len(data.test)
     return Outcome(name, count, seed, accuracy, counts, seconds)
 
 
 def share_of_rate(step: int, steps: int) -> float:
-    """Return the share of the learning rate for an update: 1 at first, then falling to 0."""
+    """Return the share of the learning rate of an update: 1 at first, then falling to 0."""
     return min(1.0, (1 - step / steps) / (1 - FULL_RATE))
 
 
 def confusion(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """Count the images of each class (row) that were taken for each (column), ``[K, K]``."""
+    """Count images by class (rows) and predicted class (columns), ``[K, K]``."""
     pairs = labels * classes + predictions
     return pairs.bincount(minlength=classes**2).reshape(classes, classes)

@@ -1,16 +1,18 @@
-"""A semi-supervised GAN, whose discriminator is the classifier, and that classifier on its own."""
+"""A semi-supervised GAN, whose discriminator is the classifier, and that classifier alone."""
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
+from itertools import count
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ganfast import models
-from ganfast.applications.classify.networks import AveragedClassifier, adam, as_if_apart, descend
-from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
+from ganfast.applications.classify.averaged import AveragedMethod
+from ganfast.applications.classify.task import Options, Task
+from ganfast.applications.updates import adam, descend, in_one_pass
 from ganfast.nn import GANLoss
 
 __all__ = [
@@ -26,11 +28,11 @@ ENTROPY_WEIGHT = 0.3
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Measure how badly logits of classes ``[N, K]`` tell real from generated images.
+    """Return the GAN loss of a discriminator with logits of classes ``[N, K]``.
 
-    With ``Z = sum(exp(logits))`` and ``D = Z / (Z + 1)``: the mean of ``-log D`` over the real
-    images and that of ``-log(1 - D)`` over the generated ones, by halves. ``D`` is the sigmoid of
-    ``logsumexp(logits)``, so this is a GAN's usual loss, and no exponential overflows.
+    With ``Z = sum(exp(logits))`` and ``D = Z / (Z + 1)``: half the mean of ``-log D`` over real
+    images plus half that of ``-log(1 - D)`` over generated ones. ``D`` is the sigmoid of
+    ``logsumexp(logits)``, so this is the usual GAN loss, and no exponential overflows.
 
     Source:
         Salimans et al. 2016, section 5, https://arxiv.org/abs/1606.03498
@@ -39,7 +41,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def feature_matching_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Measure how far the mean features of generated images are from those of real ones.
+    """Return the squared distance between the mean features of generated and real images.
 
     Args:
         real: features of real images, ``[N, F]``; a constant.
@@ -52,7 +54,7 @@ def feature_matching_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def conditional_entropy(logits: Tensor) -> Tensor:
-    """Measure how undecided logits of classes ``[N, K]`` are: the mean entropy of their softmax.
+    """Return the mean entropy of the softmax of logits ``[N, K]``.
 
     Source:
         Dai et al. 2017, https://arxiv.org/abs/1705.09783, which adds it to this GAN's loss
@@ -70,18 +72,17 @@ def _build(task: Task, options: Options) -> models.SemiSupervisedGAN:
     return gan
 
 
-class SemiSupervised:
+class SemiSupervised(AveragedMethod):
     """Train classifier and generator in turn, the generator by feature matching.
 
-    The classifier's loss is Salimans' and, beyond it, a weighted conditional entropy of its answers
-    on unlabelled images.
+    The classifier's loss is that of Salimans et al. plus a weighted conditional entropy on
+    unlabelled images.
     """
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
         self.gan = _build(task, options)
+        super().__init__(task, self.gan.classifier, options.decay)
         self._adam_g, self._adam_d = (adam(network) for network in self.gan[:2])
-        self._average = AveragedClassifier(self.gan.classifier, options.decay)
 
     def update(self, share: float) -> None:
         """Update the classifier on images of all three kinds, then the generator."""
@@ -89,49 +90,32 @@ class SemiSupervised:
         labelled, labels = self.task.labelled_batch()
         real = next(self.task.unlabelled)
         fake = generator(torch.randn(len(real), *self.gan.latent, device=real.device))
-        features = as_if_apart(classifier, classifier.features, labelled, real, fake.detach())
+        features = in_one_pass(classifier, classifier.features, labelled, real, fake.detach())
         known, of_real, of_fake = (classifier.head(part) for part in features)
         loss = functional.cross_entropy(known, labels) + discriminator_loss(of_real, of_fake)
         loss = loss + ENTROPY_WEIGHT * conditional_entropy(of_real)
         descend(self._adam_d, loss, share * LEARNING_RATE)
-        # Of the real images, the features from before the update serve: a pass less.
+        # Features of the real images from before the update: one pass less.
         matching = feature_matching_loss(features[1], classifier.features(fake))
         descend(self._adam_g, matching, share * LEARNING_RATE)
-        self._average.update(classifier)
-
-    def finish(self) -> None:
-        """Take the statistics of unlabelled images for the average of weights."""
-        self._average.settle(islice(self.task.unlabelled, SETTLING_BATCHES))
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return self._average.predict(images)
+        self.average.update(classifier)
 
 
-class Supervised:
+class Supervised(AveragedMethod):
     """Train the same classifier on the labelled images alone."""
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
         self.classifier = _build(task, options).classifier
+        super().__init__(task, self.classifier, options.decay)
         self._adam = adam(self.classifier)
-        self._average = AveragedClassifier(self.classifier, options.decay)
 
     def update(self, share: float) -> None:
         """Update the classifier on a batch of labelled images."""
         images, labels = self.task.labelled_batch()
-        descend(
-            self._adam,
-            functional.cross_entropy(self.classifier(images), labels),
-            share * LEARNING_RATE,
-        )
-        self._average.update(self.classifier)
+        loss = functional.cross_entropy(self.classifier(images), labels)
+        descend(self._adam, loss, share * LEARNING_RATE)
+        self.average.update(self.classifier)
 
-    def finish(self) -> None:
-        """Take the statistics of labelled images for the average of weights."""
-        batches = (self.task.labelled_batch()[0] for _ in range(SETTLING_BATCHES))
-        self._average.settle(batches)
-
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return self._average.predict(images)
+    def settling_images(self) -> Iterator[Tensor]:
+        """Yield labelled batches."""
+        return (self.task.labelled_batch()[0] for _ in count())

@@ -1,4 +1,4 @@
-"""What a method of classification is given, and what it must answer."""
+"""The task that a method of classification gets, and the interface of a method."""
 
 from __future__ import annotations
 
@@ -9,52 +9,43 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training import Batches, ImageData
 from ganfast.training.batches import as_float
+from ganfast.training.options import POSITIVE, option
 
-__all__ = ["SETTLING_BATCHES", "Method", "MethodBuilder", "Options", "Task", "predicted"]
+__all__ = ["SETTLING_BATCHES", "Method", "MethodBuilder", "Options", "Task"]
 
 SETTLING_BATCHES = 40
-"""From so many the statistics of BatchNorm are taken in the end."""
-
-BATCH_IN_EVALUATION = 500
+"""Batches from which the statistics of BatchNorm are taken at the end."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How networks are built and trained, the same for every method.
+    """Options of networks and training, the same for every method."""
 
-    Attributes:
-        image_size: side of the images in pixels: 16, 32, 64, 128 or 256.
-        width: feature maps of the first convolution.
-        latent: length of the generator's noise.
-        batch_size: of unlabelled, of labelled and of generated images.
-        noise: standard deviation of the noise on images in [-1, 1] in training.
-        decay: of the average of weights that classifies in the end.
-    """
-
-    image_size: int = 16
-    width: int = 16
-    latent: int = 100
-    batch_size: int = 50
-    noise: float = 0.2
-    decay: float = 0.99
+    image_size: int = option(16, "side of the images in pixels", choices=IMAGE_SIZES)
+    width: int = option(16, "feature maps of the first convolution", POSITIVE)
+    latent: int = 100  # length of the noise
+    batch_size: int = option(50, "images of each kind in a batch", POSITIVE)
+    noise: float = 0.2  # standard deviation of the noise on images in [-1, 1] in training
+    decay: float = 0.99  # of the average of weights that classifies
 
 
 class Task:
-    """A training set of which few images have labels; no other label is in it.
+    """A training set of which few images have labels; it holds no other labels.
 
     Args:
         images: all of the training set.
         labelled: indices ``[L]`` of images with a label.
-        labels: theirs, ``[L]``, 0 to ``classes - 1``.
-        classes: how many there are.
+        labels: of these, ``[L]``, 0 to ``classes - 1``.
+        classes: their number.
         batch_size: of what ``unlabelled`` and ``labelled_batch`` give.
-        seed: of the order of the images; whoever builds a task seeds torch with it too.
-        device: where batches are made.
+        seed: of the order of the images; the caller seeds torch with it too.
+        device: of the batches.
 
     Attributes:
-        unlabelled: shuffled batches of all images, for ever.
+        unlabelled: shuffled batches of all images, without end.
 
     Raises:
         DataError: there are fewer images than one batch.
@@ -81,7 +72,7 @@ class Task:
         self._rng = torch.Generator().manual_seed(seed)
 
     def labelled_batch(self) -> tuple[Tensor, Tensor]:
-        """Draw as many labelled images as a batch has, with replacement, and their labels."""
+        """Draw a batch of labelled images, with replacement, and their labels."""
         chosen = torch.randint(len(self.labels), (self.batch_size,), generator=self._rng)
         return self.labelled_images[chosen], self.labels[chosen]
 
@@ -90,20 +81,13 @@ class Method(Protocol):
     """Learn from a task, update after update, and classify."""
 
     def update(self, share: float) -> None:
-        """Make one update of every network, by this share of the learning rate."""
+        """Make one update of every network with this share of the learning rate."""
 
     def finish(self) -> None:
-        """Do what follows the last update."""
+        """End the training, after the last update."""
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the class of each of the images ``[N, C, H, W]`` in [-1, 1], as ``[N]``."""
 
 
 MethodBuilder = Callable[[Task, Options], Method]
-
-
-@torch.no_grad()
-def predicted(method: Method, data: ImageData, device: torch.device | str = "cpu") -> Tensor:
-    """Return the classes that a method gives to images, ``[N]`` on the CPU."""
-    parts = data.images.split(BATCH_IN_EVALUATION)
-    return torch.cat([method.predict(as_float(part.to(device))).cpu() for part in parts])

@@ -1,10 +1,10 @@
-"""Given images and a trained generator: their latent vectors, ways between them, their holes."""
+"""Editing of images by a trained generator: projection, interpolation and inpainting."""
 
 from ganfast.applications.edit.blending import blend
 from ganfast.applications.edit.holes import MASKS, context_weights, make_mask
 from ganfast.applications.edit.inpainting import Inpainted, inpaint
 from ganfast.applications.edit.projection import Projection, project, ways
-from ganfast.applications.edit.search import SearchOptions
+from ganfast.applications.latent_search import SearchOptions
 
 __all__ = [
     "MASKS",

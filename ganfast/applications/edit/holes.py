@@ -1,4 +1,4 @@
-"""Which pixels are missing, and how much those beside them count."""
+"""Masks of missing pixels, and the weights of the known pixels beside them."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganfast.applications.edit.blending import blend
 from ganfast.applications.edit.holes import WINDOW, context_weights
-from ganfast.applications.edit.search import SearchOptions, search
+from ganfast.applications.latent_search import SearchOptions, search
 from ganfast.models import GAN
 
 __all__ = ["Inpainted", "inpaint"]
@@ -39,9 +39,9 @@ def inpaint(
 ) -> Inpainted:
     """Fill the missing pixels of images with those of the nearest image that the generator makes.
 
-    Nearest is what loses least: the weighted absolute differences of the known pixels, those beside
-    the hole counting most, plus ``options.prior`` times ``log(1 - D)``. The missing pixels of
-    ``images`` are not read.
+    The loss is the weighted absolute difference of the known pixels, those beside the hole counting
+    most, plus ``options.prior`` times ``log(1 - D)``. The missing pixels of ``images`` are not
+    read.
 
     Args:
         gan: trained, in evaluation mode.

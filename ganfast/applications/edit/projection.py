@@ -1,4 +1,4 @@
-"""The latent vectors of given images, and the ways between them."""
+"""Projection of images to latent vectors, and interpolation between them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganfast.applications.edit.search import SearchOptions, search
+from ganfast.applications.latent_search import SearchOptions, search
 from ganfast.models import GAN, slerp
 
 __all__ = ["Projection", "project", "ways"]
@@ -16,7 +16,7 @@ FEATURES = 0.1  # weight of the discriminator's features beside the pixels
 
 
 class Projection(NamedTuple):
-    """The nearest that a generator comes to given images.
+    """The nearest images that a generator makes to given ones.
 
     ``latent`` ``[N, *latent]``, the ``images`` made of it ``[N, C, H, W]``, and ``loss`` ``[N]``.
     """
@@ -70,12 +70,12 @@ def project(
 
 
 def ways(gan: GAN, latent: Tensor, stops: int) -> Tensor:
-    """Make the images on the way from each latent vector to the next.
+    """Interpolate from each latent vector to the next, and make the images.
 
     Args:
         gan: in evaluation mode.
         latent: at least two vectors ``[N, *latent]``.
-        stops: images on each way, both ends included.
+        stops: images of each interpolation, both ends included.
 
     Returns:
         Images ``[N - 1, stops, C, H, W]``.

@@ -9,10 +9,10 @@ shape (N, C, ...); per channel, M values are normalised together. With ``a`` the
     rstd = 1 / sqrt(var + eps)           scale = weight * rstd
     z    = (u - mean) * scale + bias     y = a(z)
 
-``order="act_norm"`` moves the activation in front: ``u = a(x)`` and ``y = z``.
+``order="act_norm"`` applies the activation first: ``u = a(x)`` and ``y = z``.
 
 ``splits=k`` cuts the batch into k equal chunks, each with its own statistics; the running
-statistics take up chunk after chunk, as k separate calls would.
+statistics follow chunk after chunk, as in k separate calls.
 
 Running statistics (``momentum`` m; None stands for 1 / num_batches_tracked)::
 
@@ -33,9 +33,9 @@ rstd, scale, shift, in float32 (float64 for float64). With ``m`` the mean as it 
     z = (u - m) * scale + shift          shift = bias - (mean - m) * scale
 
 Subtracting first makes the error of z that of rounding u - m, however large mean / std is; shift
-takes up what rounding the mean left over.
+corrects for the rounding of the mean.
 
-The double backward is derived beside its kernel, in ``eager.double_backward``.
+The double backward is derived in ``reference.double_backward``.
 """
 
 from __future__ import annotations
@@ -44,128 +44,68 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
 from ganfast.ops import registry
-from ganfast.ops.batch_norm_act import arguments as checks
-from ganfast.ops.batch_norm_act import reference
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
+from ganfast.ops.batch_norm_act import arguments, reference
+from ganfast.ops.tensors import accumulation_dtype, empty_like
 
 
-def _fake_train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    splits: int,
-) -> tuple[Tensor, Tensor]:
-    y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
+def _fake_train(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, splits = rest
+    return empty_like(x), x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
 
 
-def _fake_eval(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-) -> tuple[Tensor, Tensor]:
-    y = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return y, x.new_empty((1, 4, x.shape[1]), dtype=accumulation_dtype(x))
+def _fake_eval(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _fake_train(x, 1)
 
 
 def _fake_backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    need_dx: bool,
-    need_affine: bool,
+    dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    channels = (x.shape[1],) if need_affine else (0,)
-    dx = torch.empty_like(x, memory_format=suggest_memory_format(x))
-    return (
-        dx if need_dx else x.new_empty((0,)),
-        stats.new_empty(channels),
-        stats.new_empty(channels),
-    )
+    *_, need_dx, need_affine = rest
+    dweight, dbias = (stats.new_empty(x.shape[1] if need_affine else 0) for _ in range(2))
+    return empty_like(x) if need_dx else x.new_empty(0), dweight, dbias
 
 
-def _fake_double_backward(
-    ddx: Tensor | None,
-    ddweight: Tensor | None,
-    ddbias: Tensor | None,
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    memory_format = suggest_memory_format(x)
-    return (
-        torch.empty_like(x, dtype=dy.dtype, memory_format=memory_format),
-        torch.empty_like(x, memory_format=memory_format),
-        stats.new_empty((x.shape[1],)),
-    )
+def _fake_double_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _, _, _, dy, x, _, stats, *_ = arguments
+    return empty_like(x, dy.dtype), empty_like(x), stats.new_empty(x.shape[1])
 
 
 train = registry.define(
-    "batch_norm_act_train(Tensor x, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean,"
-    " Tensor(b!)? running_var, Tensor(c!)? num_batches_tracked, float? momentum, float eps,"
-    " str? activation, float negative_slope, str order, int splits) -> (Tensor y, Tensor stats)",
-    eager=reference.train,
+    "batch_norm_act_train",
+    reference.train,
     fake=_fake_train,
-    check=checks.check_train,
+    check=arguments.check_train,
+    results=("y", "stats"),
+    mutates=("running_mean", "running_var", "num_batches_tracked"),
     triton="ganfast.ops.batch_norm_act.triton:train",
 )
 # Evaluation is an op of its own because it changes nothing: an exported or compiled model then
 # carries no writes to its buffers.
 evaluate = registry.define(
-    "batch_norm_act_eval(Tensor x, Tensor? weight, Tensor? bias, Tensor running_mean,"
-    " Tensor running_var, float eps, str? activation, float negative_slope, str order)"
-    " -> (Tensor y, Tensor stats)",
-    eager=reference.evaluate,
+    "batch_norm_act_eval",
+    reference.evaluate,
     fake=_fake_eval,
-    check=checks.check_eval,
+    check=arguments.check_eval,
+    results=("y", "stats"),
     triton="ganfast.ops.batch_norm_act.triton:evaluate",
 )
-# Gradients that nobody asked for come back with no elements.
+# Gradients that are not needed come back with no elements.
 backward = registry.define(
-    "batch_norm_act_backward(Tensor dy, Tensor x, Tensor? weight, Tensor stats, float eps,"
-    " bool training, str? activation, float negative_slope, str order, bool need_dx,"
-    " bool need_affine) -> (Tensor dx, Tensor dweight, Tensor dbias)",
-    eager=reference.backward,
+    "batch_norm_act_backward",
+    reference.backward,
     fake=_fake_backward,
-    check=checks.check_backward,
+    check=arguments.check_backward,
+    results=("dx", "dweight", "dbias"),
     triton="ganfast.ops.batch_norm_act.triton:backward",
 )
 double_backward = registry.define(
-    "batch_norm_act_double_backward(Tensor? ddx, Tensor? ddweight, Tensor? ddbias, Tensor dy,"
-    " Tensor x, Tensor? weight, Tensor stats, float eps, bool training, str? activation,"
-    " float negative_slope, str order) -> (Tensor d_dy, Tensor d_x, Tensor d_weight)",
-    eager=reference.double_backward,
+    "batch_norm_act_double_backward",
+    reference.double_backward,
     fake=_fake_double_backward,
-    check=checks.check_double_backward,
+    check=arguments.check_double_backward,
+    results=("d_dy", "d_x", "d_weight"),
     triton="ganfast.ops.batch_norm_act.triton:double_backward",
 )
 
@@ -176,38 +116,31 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        op: Any,
+        constants: tuple[Any, ...],
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        op: Any,
-        arguments: tuple[Any, ...],
-        eps: float,
-        shape_of_op: tuple[str | None, float, str],
+        *rest: Any,
     ) -> tuple[Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            y, stats = op(x, weight, bias, *arguments)
+            y, stats = op(x, weight, bias, *rest)
         ctx.save_for_backward(x, weight, stats)
-        ctx.constants = (eps, op is train, *shape_of_op)
+        ctx.constants, ctx.count = constants, len(rest)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
         return y, stats
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _: None) -> tuple[Any, ...]:
-        nothing = (None,) * 4
-        if dy is None:
-            return (None, None, None, *nothing)
-        x, weight, stats = ctx.saved_tensors
-        need_dx, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dx, dweight, dbias = backward(
-            dy, x, weight, stats, *ctx.constants, need_dx, need_weight or need_bias
-        )
-        return (
-            dx if need_dx else None,
-            dweight if need_weight else None,
-            dbias if need_bias else None,
-            *nothing,
-        )
+        gradients: list[Tensor | None] = [None] * 3
+        if dy is not None:
+            need_dx, need_weight, need_bias = needed = ctx.needs_input_grad[2:5]
+            found = backward(
+                dy, *ctx.saved_tensors, *ctx.constants, need_dx, need_weight or need_bias
+            )
+            gradients = [g if need else None for g, need in zip(found, needed, strict=True)]
+        return (None, None, *gradients, *(None,) * ctx.count)
 
 
 class _Backward(torch.autograd.Function):
@@ -215,28 +148,22 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *constants: Any
+        ctx: Any, dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
-            gradients: tuple[Tensor, Tensor, Tensor] = backward(dy, x, weight, stats, *constants)
+            gradients: tuple[Tensor, Tensor, Tensor] = backward(dy, x, weight, stats, *rest)
         ctx.save_for_backward(dy, x, weight, stats)
-        ctx.constants = constants[:-2]
-        ctx.count = len(constants)
+        *ctx.constants, _, _ = rest
         ctx.set_materialize_grads(False)
         return gradients
 
     @staticmethod
-    def backward(
-        ctx: Any, ddx: Tensor | None, ddweight: Tensor | None, ddbias: Tensor | None
-    ) -> tuple[Any, ...]:
-        rest = (None,) * (1 + ctx.count)
-        if ddx is None and ddweight is None and ddbias is None:
-            return (None, None, None, *rest)
-        dy, x, weight, stats = ctx.saved_tensors
-        d_dy, d_x, d_weight = double_backward(
-            ddx, ddweight, ddbias, dy, x, weight, stats, *ctx.constants
-        )
-        return (d_dy, d_x, d_weight if ctx.needs_input_grad[2] else None, *rest)
+    def backward(ctx: Any, *dd: Tensor | None) -> tuple[Any, ...]:
+        d_dy = d_x = d_weight = None
+        if any(t is not None for t in dd):
+            d_dy, d_x, d_weight = double_backward(*dd, *ctx.saved_tensors, *ctx.constants)
+        rest = (None,) * (len(ctx.constants) + 2)
+        return (d_dy, d_x, d_weight if ctx.needs_input_grad[2] else None, None, *rest)
 
 
 def _refuse_gradients(**running: Tensor | None) -> None:
@@ -248,38 +175,19 @@ def _refuse_gradients(**running: Tensor | None) -> None:
             )
 
 
-def _train_autograd(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    *shape_and_splits: Any,
-) -> Any:
+def _train_autograd(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
+    running_mean, running_var, num_batches_tracked, _, eps, *act, _ = rest
     _refuse_gradients(running_mean=running_mean, running_var=running_var)
-    buffers = (running_mean, running_var, num_batches_tracked)
-    for buffer in buffers:
+    for buffer in (running_mean, running_var, num_batches_tracked):
         if buffer is not None:  # as torch's own in-place update would
             torch.autograd.graph.increment_version(buffer)
-    arguments = (*buffers, momentum, eps, *shape_and_splits)
-    return _Forward.apply(x, weight, bias, train, arguments, eps, shape_and_splits[:3])
+    return _Forward.apply(train, (eps, True, *act), x, weight, bias, *rest)
 
 
-def _eval_autograd(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    *shape_of_op: Any,
-) -> Any:
+def _eval_autograd(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
+    running_mean, running_var, eps, *act = rest
     _refuse_gradients(running_mean=running_mean, running_var=running_var)
-    arguments = (running_mean, running_var, eps, *shape_of_op)
-    return _Forward.apply(x, weight, bias, evaluate, arguments, eps, shape_of_op)
+    return _Forward.apply(evaluate, (eps, False, *act), x, weight, bias, *rest)
 
 
 def register(*, python_autograd: bool) -> None:

@@ -13,11 +13,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.activations import check_activation, check_order
-
-
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that sums and statistics of ``x`` are kept in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from ganfast.ops.tensors import accumulation_dtype, check_floating_point
 
 
 def check_train(a: SimpleNamespace) -> None:
@@ -65,8 +61,7 @@ def check_double_backward(a: SimpleNamespace) -> None:
 
 def _check_input(a: SimpleNamespace, splits: int = 1) -> None:
     x = a.x
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"batch_norm_act" not implemented for {x.dtype}')
+    check_floating_point("batch_norm_act", x)
     if x.dim() < 2:
         raise ValueError(f"x must have shape (N, C, ...), got {tuple(x.shape)}")
     if splits < 1 or x.shape[0] % splits:

@@ -1,18 +1,19 @@
 """The eager kernels of ``batch_norm_act``: torch's own ops, on any device and dtype.
 
-Arguments and results are those of the schemas in this folder's ``__init__``.
+The signatures of these functions are those of the ops.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
-from ganfast.activations import ACTIVATIONS
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
+from ganfast.activations import ActivationConfig
+from ganfast.ops.tensors import accumulation_dtype, empty_like, result_like
 
 
 def train(
@@ -30,17 +31,15 @@ def train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
-    act = ACTIVATIONS[activation].apply
-    u = _chunked(x, x, splits)
-    if order == "act_norm":
-        u = act(u, negative_slope)
+    act = ActivationConfig(activation, negative_slope, order)
+    u = act.before(_chunked(x, x, splits))
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
-    if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+    if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
         stats[:, 1:3] = 0  # a gradient of 0, not of NaN
         if num_batches_tracked is not None:
             num_batches_tracked.add_(splits)
-        return torch.empty_like(x, memory_format=suggest_memory_format(x)), stats
+        return empty_like(x), stats
     values = x.numel() // (x.shape[1] * splits)
     correction = values / (values - 1) if values > 1 else math.nan
     for chunk in range(splits):
@@ -53,8 +52,7 @@ def train(
             step = momentum
         _follow(running_mean, (mean + rest)[chunk].flatten(), step)
         _follow(running_var, correction * var[chunk].flatten(), step)
-    y = act(z, negative_slope) if order == "norm_act" else z
-    return _restored(y, x), stats
+    return _restored(act.after(z), x), stats
 
 
 def evaluate(
@@ -71,13 +69,10 @@ def evaluate(
     """Normalise with the running statistics."""
     dtype = accumulation_dtype(x)
     mean, var = (t.to(dtype).flatten().view(1, 1, -1, 1) for t in (running_mean, running_var))
-    act = ACTIVATIONS[activation].apply
-    u = _chunked(x, x, 1)
-    if order == "act_norm":
-        u = act(u, negative_slope)
+    act = ActivationConfig(activation, negative_slope, order)
+    u = act.before(_chunked(x, x, 1))
     z, stats = _normalised(u - mean, mean, torch.zeros_like(mean), var, weight, bias, eps)
-    y = act(z, negative_slope) if order == "norm_act" else z
-    return _restored(y, x), stats
+    return _restored(act.after(z), x), stats
 
 
 def backward(
@@ -94,14 +89,13 @@ def backward(
     need_affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
-    act, gate = ACTIVATIONS[activation].apply, ACTIVATIONS[activation].gate
+    act = ActivationConfig(activation, negative_slope, order)
     splits = stats.shape[0]
     mean, rstd, scale, shift = _per_channel(stats)
     xs, g = _chunked(x, x, splits), _chunked(dy, x, splits)
-    if order == "norm_act":
-        u, g = xs, gate(g, torch.addcmul(shift, xs - mean, scale), negative_slope)
-    else:
-        u = act(xs, negative_slope)
+    u = act.before(xs)
+    if order == "norm_act":  # else z is not needed
+        g = act.gate_after(g, torch.addcmul(shift, u - mean, scale))
     if training and x.numel():
         weight = _to(weight, stats.dtype)
         mask = [need_dx, need_affine, need_affine]
@@ -121,8 +115,7 @@ def backward(
         du = g * scale
         dbias = g.sum((0, 1, 3)) if need_affine else None
         dweight = (g * (u - mean) * rstd).sum((0, 1, 3)) if need_affine else None
-    if order == "act_norm":
-        du = gate(du, xs, negative_slope)
+    du = act.gate_before(du, xs)
     return (
         _restored(du, x) if need_dx else x.new_empty(0),
         dweight if dweight is not None else stats.new_empty(0),
@@ -160,44 +153,33 @@ def double_backward(
     splits = stats.shape[0]
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     terms = v, ddweight, ddbias, g, _chunked(x, x, splits), weight, stats
-    d_dy, d_x, d_weight = _double_backward(*terms, training, activation, negative_slope, order)
+    act = ActivationConfig(activation, negative_slope, order)
+    d_dy, d_x, d_weight = _double_backward(*terms, training, act)
     if not x.numel():  # means of nothing are NaN
         d_weight = torch.zeros_like(d_weight)
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
-def double_backward_differentiable(
-    ddx: Tensor | None,
-    ddweight: Tensor | None,
-    ddbias: Tensor | None,
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def double_backward_differentiable(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute ``double_backward`` so that autograd can go through it, for third order and on.
 
     The statistics are computed again from x, because they are functions of it; only the mask
     comes from the saved ones, being constant almost everywhere.
     """
+    ddx, ddweight, ddbias, dy, x, weight, stats, eps, training, *_ = arguments
+    act = ActivationConfig(*arguments[-3:])
     splits = stats.shape[0]
     xs = _chunked(x, x, splits)
     v, g = (None if t is None else _chunked(t, x, splits) for t in (ddx, dy))
     mean, rstd, scale, shift = stats.unbind(1)
     if training:
-        u = ACTIVATIONS[activation].apply(xs, negative_slope) if order == "act_norm" else xs
+        u = act.before(xs)
         live_mean = u.mean((1, 3), keepdim=True)
         var = (u - live_mean).square().mean((1, 3))
         mean, rstd = live_mean.reshape(scale.shape), (var + eps).rsqrt()
     live = torch.stack((mean, rstd, scale, shift), dim=1)
-    d_dy, d_x, d_weight = _double_backward(
-        v, ddweight, ddbias, g, xs, weight, live, training, activation, negative_slope, order
-    )
+    terms = v, ddweight, ddbias, g, xs, weight, live
+    d_dy, d_x, d_weight = _double_backward(*terms, training, act)
     return _restored(d_dy, x).to(dy.dtype), _restored(d_x, x), d_weight
 
 
@@ -210,24 +192,19 @@ def _double_backward(
     weight: Tensor | None,
     stats: Tensor,
     training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    act: ActivationConfig,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate the formulas on tensors of shape (splits, n, C, P)."""
     assert g is not None
-    gate = ACTIVATIONS[activation].gate
     mean, rstd, scale, shift = _per_channel(stats)
     w, p, q = (
         default if vector is None else vector.to(stats.dtype).flatten().view(1, 1, -1, 1)
         for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
     )
     v = torch.zeros_like(xs) if v is None else v
-    z = torch.addcmul(shift, xs - mean, scale)
-    if order == "norm_act":
-        u, g = xs, gate(g, z, negative_slope)
-    else:
-        u, v = ACTIVATIONS[activation].apply(xs, negative_slope), gate(v, xs, negative_slope)
+    u = act.before(xs)
+    z = torch.addcmul(shift, u - mean, scale)
+    g, v = act.gate_after(g, z), act.gate_before(v, xs)
     h = (u - mean) * rstd
     dims = (1, 3)
     if training:
@@ -243,10 +220,7 @@ def _double_backward(
         s = (v * g).sum(dims, keepdim=True)
         d_g = w * rstd * v + p * h + q
         d_u = p * rstd * g
-    if order == "norm_act":
-        d_g = gate(d_g, z, negative_slope)
-    else:
-        d_u = gate(d_u, xs, negative_slope)
+    d_g, d_u = act.gate_after(d_g, z), act.gate_before(d_u, xs)
     return d_g, d_u.expand(xs.shape), (rstd * s).sum(0).flatten()
 
 
@@ -303,7 +277,7 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
     """View t, of x's shape (N, C, ...), as (splits, n, C, P) in x's memory format and arithmetic.
 
     Contiguous: n images of P positions. Channels-last: n is 1 and P counts rows, so that no stride
-    is ambiguous: torch's CPU kernels give wrong gradients where they read one shape as two layouts
+    is ambiguous: torch's CPU kernels give wrong gradients if they read one shape as two layouts
     (seen with torch 2.15 on images of height or width 1).
     """
     memory_format = suggest_memory_format(x)
@@ -316,21 +290,21 @@ def _chunked(t: Tensor, x: Tensor, splits: int) -> Tensor:
 
 
 def _restored(chunks: Tensor, x: Tensor) -> Tensor:
-    """Undo ``_chunked``: return x's shape, dtype and memory format."""
+    """Undo ``_chunked``: return chunks in x's shape, dtype and memory format."""
     memory_format = suggest_memory_format(x)
     if memory_format == torch.contiguous_format:
         t = chunks.reshape(x.shape)
     else:
         t = chunks.squeeze(1).transpose(1, 2).reshape(x.shape[0], *x.shape[2:], x.shape[1])
         t = t.movedim(-1, 1)
-    return t.to(x.dtype).contiguous(memory_format=memory_format)
+    return result_like(x, t)
 
 
 def _for_torch(chunk: Tensor) -> Tensor:
-    """Give one chunk (n, C, P) the fourth dimension that torch's channels-last kernels look for."""
+    """Add the fourth dimension that torch's channels-last kernels need to a chunk (n, C, P)."""
     return chunk.unsqueeze(-1)
 
 
 def _per_channel(stats: Tensor) -> tuple[Tensor, ...]:
-    """Cut stats into its four rows, each of shape (splits, 1, C, 1)."""
+    """Return the four rows of stats, each of shape (splits, 1, C, 1)."""
     return tuple(row.unsqueeze(1).unsqueeze(-1) for row in stats.unbind(1))

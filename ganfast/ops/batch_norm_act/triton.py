@@ -1,6 +1,6 @@
-"""The Triton kernels of ``batch_norm_act`` on the host's side: what is launched, and how.
+"""The host code of ``batch_norm_act``'s Triton kernels: what is launched, and how.
 
-Arguments and results are those of the schemas in this folder's ``__init__``.
+Arguments and results are those of reference.py.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch._prims_common import suggest_memory_format
 from ganfast.ops.batch_norm_act import triton_backward as backward_kernels
 from ganfast.ops.batch_norm_act import triton_double_backward as double_backward_kernels
 from ganfast.ops.batch_norm_act import triton_forward as forward_kernels
-from ganfast.ops.batch_norm_act.arguments import accumulation_dtype
 from ganfast.ops.batch_norm_act.triton_tiling import Plan, plan
+from ganfast.ops.tensors import accumulation_dtype, empty_like
 from ganfast.ops.triton_launch import dense, launch
 
 
 class _Call(NamedTuple):
-    """One chunk's sizes, for a kernel: N images of P positions and C channels, ``splits`` chunks.
+    """The sizes of one call: ``splits`` chunks of N images with P positions and C channels.
 
-    Where channels are last, or there is one position, N counts rows and P is 1.
+    If channels are last, or there is one position, N counts rows and P is 1.
     """
 
     N: int
@@ -50,11 +50,11 @@ class _Call(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return a grid of every block of channels and chunk, times every part of a chunk."""
+        """Return a grid of all blocks of channels and chunks, times all parts of a chunk."""
         return self.blocks * self.splits, self.plan.parts
 
     def partial(self, stats: Tensor, rows: int) -> Tensor:
-        """Make the workspace of a first kernel: some numbers of every part and channel."""
+        """Allocate what a first kernel writes: ``rows`` sums for each part and channel."""
         shape = (self.splits, self.plan.parts, rows, self.C)
         return stats.new_empty(shape, dtype=torch.float64)
 
@@ -91,25 +91,16 @@ def _call(
 
 
 def train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    splits: int,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
+    *buffers, momentum, eps, activation, negative_slope, order, splits = rest
+    running_mean, running_var, num_batches_tracked = buffers
     stats = x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
     memory_format = suggest_memory_format(x)
-    y = torch.empty_like(x, memory_format=memory_format)
+    y = empty_like(x)
     weight, bias = dense(weight), dense(bias)
-    if x.numel() == 0:  # torch counts an empty batch but learns nothing from it
+    if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
         if num_batches_tracked is not None:
             num_batches_tracked.add_(splits)
         stats.zero_()
@@ -117,7 +108,7 @@ def train(
             stats[:, 3] = bias
         return y, stats
     cumulative = momentum is None
-    # Only the second kernel of two can know how many batches all programs have counted.
+    # An average over all batches takes two kernels: the first counts them, the second divides.
     kernel = "train_cumulative" if cumulative else "train"
     call = _call(kernel, x.shape, x.dtype, memory_format, splits, activation, order)
     x = x.contiguous(memory_format=memory_format)
@@ -148,20 +139,13 @@ def train(
 
 
 def evaluate(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
+    running_mean, running_var, eps, activation, negative_slope, order = rest
     memory_format = suggest_memory_format(x)
     shape = x.shape
-    if x.numel() == 0:  # the statistics are wanted all the same: those of an image that is not read
+    if x.numel() == 0:  # the statistics are results too: those of an image that is not read
         shape = torch.Size((1, x.shape[1]))
         memory_format = torch.contiguous_format
     call = _call("evaluate", shape, x.dtype, memory_format, 1, activation, order)
@@ -178,21 +162,12 @@ def evaluate(
 
 
 def backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
-    need_dx: bool,
-    need_affine: bool,
+    dy: Tensor, x: Tensor, weight: Tensor | None, stats: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute dx in x's dtype, dweight and dbias in the dtype of ``stats``."""
+    _, training, activation, negative_slope, order, need_dx, need_affine = rest
     memory_format, splits, C = suggest_memory_format(x), stats.shape[0], x.shape[1]
-    dx = torch.empty_like(x, memory_format=memory_format) if need_dx else None
+    dx = empty_like(x) if need_dx else None
     dweight, dbias = (stats.new_empty(C) if need_affine else None for _ in range(2))
     results = (
         x.new_empty(0) if dx is None else dx,
@@ -231,18 +206,12 @@ def double_backward(
     ddbias: Tensor | None,
     dy: Tensor,
     x: Tensor,
-    weight: Tensor | None,
-    stats: Tensor,
-    eps: float,
-    training: bool,
-    activation: str | None,
-    negative_slope: float,
-    order: str,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate ``backward`` with respect to dy, x and weight."""
+    _, stats, _, training, activation, negative_slope, order = rest
     memory_format, splits = suggest_memory_format(x), stats.shape[0]
-    d_dy = torch.empty_like(x, dtype=dy.dtype, memory_format=memory_format)
-    d_x = torch.empty_like(x, memory_format=memory_format)
+    d_dy, d_x = empty_like(x, dy.dtype), empty_like(x)
     d_weight = stats.new_empty(x.shape[1])
     if x.numel() == 0:
         return d_dy, d_x, d_weight.zero_()

@@ -32,10 +32,10 @@ def load_stats(stats, split, c, C):
 
 @triton.jit
 def total(tile, P: tl.constexpr):
-    """Add up a tile's columns: in double, but for the first steps between neighbours of an image.
+    """Add up a tile's columns: in double, but for the first steps between neighbours in an image.
 
     Converting a number to double takes as long as several additions. Neighbours are in one lane,
-    unless channels are last; then adding them up first would take longer still.
+    unless channels are last; then adding them up first would take longer.
     """
     BLOCK_M: tl.constexpr = tile.shape[0]
     if P > 1 and BLOCK_M >= 4:
@@ -138,7 +138,7 @@ def backward_partial(
 
 @triton.jit
 def summed(partial, split, row, c, C, parts, ROWS: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Add one row of the sums of a chunk's parts, in an order that is always one."""
+    """Add up one row of the sums of a chunk's parts, in a fixed order."""
     part = tl.arange(0, BLOCK_S)
     exists = (part < parts)[:, None] & (c < C)[None, :]
     at = ((split * parts + part) * ROWS + row)[:, None] * C + c[None, :]
@@ -152,7 +152,7 @@ def backward_apply(
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: dx of BLOCK_C channels in one part of a chunk; backwards, what was read last."""
+    """One program: dx of BLOCK_C channels in one part of a chunk, last part first."""
     N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)

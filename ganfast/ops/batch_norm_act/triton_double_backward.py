@@ -1,7 +1,7 @@
 """The double backward Triton kernels of ``batch_norm_act``; see triton_backward.py.
 
-v is the gradient of du. The derivation is beside the eager kernel; here h = d * rstd, and the means
-of e and e h follow from five sums: of v, g, v d, g d and v g.
+v is the gradient of du. The derivation is in reference.py; here h = d * rstd, and the means of e
+and e h follow from five sums: of v, g, v d, g d and v g.
 """
 
 import triton
@@ -44,44 +44,43 @@ def load_terms(
 
 
 @triton.jit
-def factors(
-    sum_v, sum_g, sum_vd, sum_gd, sum_vg, ddweight, ddbias, rstd, scale, c, C, M,
-    TRAINING: tl.constexpr,
-):  # fmt: skip
-    """Return the share of d_weight, and what v, g and d are multiplied by in d_g and d_u.
+def factors(sums, ddweight, ddbias, rstd, scale, c, C, M, TRAINING: tl.constexpr):
+    """Return the share of d_weight, and the factors k of a tile's terms.
 
-    ``d_g = v * scale + d * dg_d + dg_1`` and ``d_u = g * dg_d + v * du_v + d * du_d + du_1``.
+    ``d_g = v * scale + d * k_d + k_1`` and ``d_u = g * k_d + (v * k_v + d * k_dd + k_11)``. In
+    evaluation the statistics are constants, and only the derivatives of scale and shift are left.
     """
     ACC: tl.constexpr = rstd.dtype
+    sum_v, sum_g, sum_vd, sum_gd, sum_vg = sums
     p = load_vector(ddweight, c, C, tl.float64, 0.0)
     q = load_vector(ddbias, c, C, tl.float64, 0.0)
     r, w = rstd.to(tl.float64), scale.to(tl.float64)
+    # e = g * e_g - v * e_v
+    s, e_g, e_v = sum_vg, p, tl.zeros_like(p)
+    mean_v, mean_e, h_factor = e_v, e_v, e_v
     if TRAINING:
         per_value = 1.0 / M
         mean_v, mean_g = sum_v * per_value, sum_g * per_value
         mean_vh, mean_gh = r * sum_vd * per_value, r * sum_gd * per_value
         s = sum_vg - M * (mean_v * mean_g + mean_vh * mean_gh)
-        of_g, of_v = p - w * mean_vh, w * mean_gh  # e = g * of_g - v * of_v
-        mean_e, mean_eh = mean_g * of_g - mean_v * of_v, mean_gh * of_g - mean_vh * of_v
-        du_v = (-r * of_v).to(ACC)
-        du_d = (-r * r * (mean_eh + w * s * per_value)).to(ACC)
-        dg_1 = (q - w * mean_v).to(ACC)
-        return r * s, (r * of_g).to(ACC), dg_1, du_v, du_d, (-r * mean_e).to(ACC)
-    else:  # the statistics are constants: their terms vanish
-        zero = tl.zeros_like(rstd)
-        return r * sum_vg, (r * p).to(ACC), q.to(ACC), zero, zero, zero
+        e_g, e_v = p - w * mean_vh, w * mean_gh
+        mean_e, mean_eh = mean_g * e_g - mean_v * e_v, mean_gh * e_g - mean_vh * e_v
+        h_factor = mean_eh + w * s * per_value
+    k_d, k_1 = (r * e_g).to(ACC), (q - w * mean_v).to(ACC)
+    return r * s, (k_d, k_1, (-r * e_v).to(ACC), (-r * r * h_factor).to(ACC), (-r * mean_e).to(ACC))
 
 
 @triton.jit
 def store_tile(
-    d_dy, d_x, at, exists, x, d, g, v, scale, shift, dg_d, dg_1, du_v, du_d, du_1, slope,
+    d_dy, d_x, at, exists, x, d, g, v, scale, shift, k, slope,
     TRAINING: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr,
 ):  # fmt: skip
     """Store the gradients of dy and x of a tile."""
-    d_g = v * scale[None, :] + (d * dg_d[None, :] + dg_1[None, :])
-    d_u = g * dg_d[None, :]
+    k_d, k_1, k_v, k_dd, k_11 = k
+    d_g = v * scale[None, :] + (d * k_d[None, :] + k_1[None, :])
+    d_u = g * k_d[None, :]
     if TRAINING:
-        d_u += v * du_v[None, :] + (d * du_d[None, :] + du_1[None, :])
+        d_u += v * k_v[None, :] + (d * k_dd[None, :] + k_11[None, :])
     if ACT_NORM:
         d_u = gate(d_u, x, slope, ACTIVATION)
     else:
@@ -112,13 +111,11 @@ def double_backward_on_chip(
         x_tile, d, g, v = load_terms(
             ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
-        share, dg_d, dg_1, du_v, du_d, du_1 = factors(
-            total(v, P), total(g, P), total(v * d, P), total(g * d, P), total(v * g, P),
-            ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
-        )  # fmt: skip
+        sums = total(v, P), total(g, P), total(v * d, P), total(g * d, P), total(v * g, P)
+        share, k = factors(sums, ddweight, ddbias, rstd, scale, c, C, M, TRAINING)
         of_weight += share
         store_tile(
-            d_dy, d_x, at, exists, x_tile, d, g, v, scale, shift, dg_d, dg_1, du_v, du_d, du_1,
+            d_dy, d_x, at, exists, x_tile, d, g, v, scale, shift, k,
             slope, TRAINING, ACTIVATION, ACT_NORM,
         )  # fmt: skip
     tl.store(d_weight + c, of_weight, mask=c < C)
@@ -165,19 +162,13 @@ def double_backward_partial(
 
 
 @triton.jit
-def factors_of(
-    partial, split, ddweight, ddbias, rstd, scale, c, C, parts, M,
-    TRAINING: tl.constexpr, BLOCK_S: tl.constexpr,
-):  # fmt: skip
-    """Return ``factors`` from the sums of a chunk's parts."""
-    return factors(
-        summed(partial, split, 0, c, C, parts, 5, BLOCK_S),
-        summed(partial, split, 1, c, C, parts, 5, BLOCK_S),
-        summed(partial, split, 2, c, C, parts, 5, BLOCK_S),
-        summed(partial, split, 3, c, C, parts, 5, BLOCK_S),
-        summed(partial, split, 4, c, C, parts, 5, BLOCK_S),
-        ddweight, ddbias, rstd, scale, c, C, M, TRAINING,
-    )  # fmt: skip
+def summed_terms(partial, split, c, C, parts, BLOCK_S: tl.constexpr):
+    """Add up the five sums of a chunk's parts."""
+    sum_v = summed(partial, split, 0, c, C, parts, 5, BLOCK_S)
+    sum_g = summed(partial, split, 1, c, C, parts, 5, BLOCK_S)
+    sum_vd = summed(partial, split, 2, c, C, parts, 5, BLOCK_S)
+    sum_gd = summed(partial, split, 3, c, C, parts, 5, BLOCK_S)
+    return sum_v, sum_g, sum_vd, sum_gd, summed(partial, split, 4, c, C, parts, 5, BLOCK_S)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -187,7 +178,7 @@ def double_backward_apply(
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: gradients of dy and x of BLOCK_C channels in one part of a chunk; backwards."""
+    """One program: d_dy and d_x of BLOCK_C channels in one part of a chunk, last part first."""
     N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -197,17 +188,14 @@ def double_backward_apply(
     slope = scalar(slope, ACC)
     if (split == 0) & (part == 0):
         of_weight = tl.zeros((BLOCK_C,), tl.float64)
-        for k in range(splits):
-            mean, rstd, scale, shift = load_stats(stats, k, c, C)
-            share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
-                partial, k, ddweight, ddbias, rstd, scale, c, C, parts, M, TRAINING, BLOCK_S
-            )
-            of_weight += share
+        for i in range(splits):
+            mean, rstd, scale, shift = load_stats(stats, i, c, C)
+            sums = summed_terms(partial, i, c, C, parts, BLOCK_S)
+            of_weight += factors(sums, ddweight, ddbias, rstd, scale, c, C, M, TRAINING)[0]
         tl.store(d_weight + c, of_weight, mask=c < C)
     mean, rstd, scale, shift = load_stats(stats, split, c, C)
-    share, dg_d, dg_1, du_v, du_d, du_1 = factors_of(
-        partial, split, ddweight, ddbias, rstd, scale, c, C, parts, M, TRAINING, BLOCK_S
-    )
+    sums = summed_terms(partial, split, c, C, parts, BLOCK_S)
+    _, k = factors(sums, ddweight, ddbias, rstd, scale, c, C, M, TRAINING)
     base = split * N * P * C
     first = part.to(INDEX) * tiles * BLOCK_M
     for i in range(tiles):
@@ -218,6 +206,6 @@ def double_backward_apply(
             ddx, dy, x, at, exists, mean, scale, shift, slope, ACTIVATION, ACT_NORM
         )
         store_tile(
-            d_dy, d_x, at, exists, x_tile, d, g, v, scale, shift, dg_d, dg_1, du_v, du_d, du_1,
+            d_dy, d_x, at, exists, x_tile, d, g, v, scale, shift, k,
             slope, TRAINING, ACTIVATION, ACT_NORM,
         )  # fmt: skip

@@ -1,12 +1,12 @@
-"""The forward Triton kernels of ``batch_norm_act``, and what the backward ones share with them.
+"""The forward Triton kernels of ``batch_norm_act``, and what they share with the backward ones.
 
 A chunk of the batch has N images of P positions and C channels, and M = N * P values per channel.
-Its value m of channel c lies at ``(m // P) * P * C + c * P + m % P``; where channels are last, or
-there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C); they make
-an INDEX of N first, since M may be 2^31 and more.
+Its value m of channel c lies at ``(m // P) * P * C + c * P + m % P``; if channels are last, or
+there is one position, N counts rows and P is 1. Kernels work on tiles (BLOCK_M, BLOCK_C); they
+convert N to INDEX first, since M may be 2^31 and more.
 
-Arithmetic on tiles is in ACC, the dtype of ``stats``: float32, or float64 for float64. What there
-is one of per channel is computed in double, as on the CPU.
+Arithmetic on tiles is in ACC, the dtype of ``stats``: float32, or float64 for float64. Values of a
+whole channel are computed in double, as on the CPU.
 """
 
 import triton
@@ -15,7 +15,7 @@ import triton.language as tl
 from ganfast.ops.triton_math import scalar
 
 SIZES = ["N", "parts", "tiles"]
-"""Arguments that follow from the batch: the last, smaller one of an epoch takes the same code."""
+"""Arguments that follow from the batch size, so that a smaller last batch compiles nothing new."""
 
 
 @triton.jit
@@ -25,8 +25,10 @@ def activate(z, slope, ACTIVATION: tl.constexpr):
         return tl.where(z < 0, 0.0, z)  # keeps NaN, as torch does
     elif ACTIVATION == "leaky_relu":
         return tl.where(z > 0, z, z * slope)
-    else:
+    elif ACTIVATION is None:
         return z
+    else:
+        tl.static_assert(False, "activate lacks this activation")
 
 
 @triton.jit
@@ -36,8 +38,10 @@ def gate(dy, z, slope, ACTIVATION: tl.constexpr):
         return tl.where(z <= 0, 0.0, dy)
     elif ACTIVATION == "leaky_relu":
         return tl.where(z > 0, dy, dy * slope)
-    else:
+    elif ACTIVATION is None:
         return dy
+    else:
+        tl.static_assert(False, "gate lacks this activation")
 
 
 @triton.jit
@@ -57,7 +61,7 @@ def offsets(m, c, C, P: tl.constexpr):
 
 @triton.jit
 def load(pointer, at, exists, ACC: tl.constexpr):
-    """Load a tile, 0 where it has no element."""
+    """Load a tile, with 0 outside the tensor."""
     return tl.load(pointer + at, mask=exists, other=0.0).to(ACC)
 
 
@@ -81,7 +85,7 @@ def load_vector(pointer, c, C, ACC: tl.constexpr, OTHERWISE: tl.constexpr):
 
 @triton.jit
 def moments(u, exists, M):
-    """Return the mean and the squared deviations of a tile's columns, 0 where nothing exists.
+    """Return the mean and the squared deviations of a tile's columns, whose missing values are 0.
 
     Both are corrected by what rounding the mean left over.
     """
@@ -89,7 +93,7 @@ def moments(u, exists, M):
     d = tl.where(exists, u - mean[None, :], 0.0)
     rest = tl.sum(d, axis=0).to(tl.float64)
     squares = tl.sum(d * d, axis=0).to(tl.float64) - rest * rest / M
-    # Behind an infinite value, as torch: the mean is infinite and its deviations are NaN.
+    # With an infinite value, as torch: the mean is infinite and its deviations are NaN.
     mean = tl.where(rest == rest, mean + rest / M, mean)
     return mean, tl.where(squares < 0, 0.0, squares)
 
@@ -132,7 +136,7 @@ def normalise(x, mean, scale, shift, slope, ACTIVATION: tl.constexpr, ACT_NORM: 
 
 @triton.jit
 def follow(running, batch, c, C, step):
-    """Move a running statistic towards a batch's; in memory it is rounded to its own dtype."""
+    """Update a running statistic with a batch's; in memory it is rounded to its own dtype."""
     if running is not None:
         new = (1.0 - step) * load_vector(running, c, C, tl.float64, 0.0) + step * batch
         if running.dtype.element_ty != tl.float64:
@@ -221,7 +225,7 @@ def merged(
     partial, split, c, C, M, parts, tiles,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Merge the parts of a chunk (Chan, Golub and LeVeque 1979), in an order that is always one."""
+    """Merge the parts of a chunk (Chan, Golub and LeVeque 1979), in a fixed order."""
     part = tl.arange(0, BLOCK_S)
     exists = (part < parts)[:, None] & (c < C)[None, :]
     at = (split * parts + part)[:, None] * 2 * C + c[None, :]
@@ -244,7 +248,7 @@ def train_apply(
     P: tl.constexpr, ACTIVATION: tl.constexpr, ACT_NORM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """One program: y of BLOCK_C channels in one part of a chunk; backwards, what was read last."""
+    """One program: y of BLOCK_C channels in one part of a chunk, last part first."""
     N = scalar(N, INDEX)
     ACC: tl.constexpr = stats.dtype.element_ty
     program = tl.num_programs(0) - 1 - tl.program_id(0)

@@ -1,8 +1,4 @@
-"""Drop-in layers and losses: torch's own classes whose forward calls a fused kernel.
-
-Each but GANLoss is a subclass of the torch layer of the same name: constructor, parameters,
-buffers, state_dict, ``isinstance`` and initialisation by class name are torch's.
-"""
+"""BatchNorm layers with an activation."""
 
 from __future__ import annotations
 
@@ -12,27 +8,43 @@ import torch
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.activations import ACTIVATIONS, check_activation, check_order
-from ganfast.functional.losses import check_gan_loss
+from ganfast.activations import ActivationConfig, check_activation, check_order
 from ganfast.functional.sync_batch_norm_act import sync_batch_norm_act
 
-__all__ = [
-    "BCELoss",
-    "BCEWithLogitsLoss",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "GANLoss",
-    "SyncBatchNorm",
-]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm"]
 
 
-class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
-    """Add the activation's keywords and the fused forward to a torch BatchNorm."""
+SETTINGS: dict[str, Any] = {**ActivationConfig()._asdict(), "splits": 1}
+"""The keywords that layers have beyond torch's, with their defaults."""
+
+
+class Activated(torch.nn.Module):
+    """Show and restore an activation's keywords, which torch's layers do not have."""
 
     activation: str | None
     negative_slope: float
     order: str
+
+    def extra_repr(self) -> str:
+        text: str = super().extra_repr()
+        if self.activation is not None:
+            text += f", activation={self.activation!r}"
+            if ActivationConfig.of(self).row.takes_slope:
+                text += f", negative_slope={self.negative_slope}"
+            if self.order != "norm_act":
+                text += f", order={self.order!r}"
+        return text
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # A module pickled as torch's own class, or before these keywords existed.
+        for name, default in ActivationConfig()._asdict().items():
+            vars(self).setdefault(name, default)
+
+
+class _BatchNormAct(Activated, torch.nn.modules.batchnorm._BatchNorm):
+    """Add the activation's keywords and the fused forward to a torch BatchNorm."""
+
     splits: int
 
     def __init__(
@@ -67,8 +79,8 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        # The dictionaries, because nn.Module's attribute look-up costs more than the arithmetic
-        # of a small layer: five look-ups are 4 us, the op's dispatch 3.
+        # Read from the dictionaries: five attribute look-ups of nn.Module take 4 us, more than the
+        # dispatch and the arithmetic of a small layer.
         parameters, buffers = self._parameters, self._buffers
         running_mean, running_var = buffers["running_mean"], buffers["running_var"]
         training = self.training or (running_mean is None and running_var is None)
@@ -93,23 +105,11 @@ class _BatchNormAct(torch.nn.modules.batchnorm._BatchNorm):
 
     def extra_repr(self) -> str:
         text: str = super().extra_repr()
-        if self.activation is not None:
-            text += f", activation={self.activation!r}"
-            if ACTIVATIONS[self.activation].takes_slope:
-                text += f", negative_slope={self.negative_slope}"
-            if self.order != "norm_act":
-                text += f", order={self.order!r}"
-        if self.splits != 1:
-            text += f", splits={self.splits}"
-        return text
+        return text if self.splits == 1 else f"{text}, splits={self.splits}"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        # A module pickled as torch's own class, or before these keywords existed.
-        self.__dict__.setdefault("activation", None)
-        self.__dict__.setdefault("negative_slope", 0.01)
-        self.__dict__.setdefault("order", "norm_act")
-        self.__dict__.setdefault("splits", 1)
+        vars(self).setdefault("splits", SETTINGS["splits"])
 
 
 class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):
@@ -162,11 +162,11 @@ class SyncBatchNorm(_BatchNormAct):
     Constructor, state_dict and values are those of :class:`torch.nn.SyncBatchNorm`, with the
     keywords of :class:`BatchNorm1d`, on CPUs (gloo) as well as on GPUs, differentiable twice. It is
     no subclass of torch's layer, because DistributedDataParallel refuses those on CPUs. In
-    evaluation, and where there is one process, it is a BatchNorm.
-    :func:`ganfast.convert_sync_batchnorm` makes it of the layers of a model.
+    evaluation, and in a single process, it is a BatchNorm.
+    :func:`ganfast.convert_sync_batchnorm` converts the layers of a model.
 
     Args:
-        process_group: whose batches count; None for all processes.
+        process_group: the processes that share statistics; None for all.
 
     Example::
 
@@ -225,106 +225,3 @@ def _processes(group: Any) -> int:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return 1
     return torch.distributed.get_world_size(group)
-
-
-class BCELoss(torch.nn.BCELoss):
-    """Measure the binary cross-entropy of probabilities: torch's BCELoss in one kernel.
-
-    The target may be a number. Differences from torch, shapes and errors are those of
-    :func:`ganfast.functional.binary_cross_entropy`.
-
-    Example::
-
-        >>> BCELoss()(torch.tensor([0.9, 0.6]), 1.0)
-        tensor(0.3081)
-    """
-
-    def forward(self, input: Tensor, target: Tensor | float) -> Tensor:
-        return functional.binary_cross_entropy(
-            input, target, self._buffers["weight"], reduction=self.reduction
-        )
-
-
-class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
-    """Measure the binary cross-entropy of logits: torch's BCEWithLogitsLoss in one kernel.
-
-    The target may be a number. Differences from torch, shapes and errors are those of
-    :func:`ganfast.functional.binary_cross_entropy_with_logits`.
-
-    Example::
-
-        >>> BCEWithLogitsLoss()(torch.tensor([2.0, -1.0]), 1.0)
-        tensor(0.7201)
-    """
-
-    def forward(self, input: Tensor, target: Tensor | float) -> Tensor:
-        weight, pos_weight = self._buffers["weight"], self._buffers["pos_weight"]
-        return functional.binary_cross_entropy_with_logits(
-            input, target, weight, reduction=self.reduction, pos_weight=pos_weight
-        )
-
-
-class GANLoss(torch.nn.Module):
-    """Hold the settings of a GAN's two losses.
-
-    Args:
-        kind: "bce", "hinge", "lsgan" or "wasserstein".
-        from_logits: for "bce", whether scores are logits rather than probabilities.
-        real_label: target for real images; below 1 for smoothed labels.
-        fake_label: target for generated images.
-
-    Shapes, formulas, errors and sources are those of
-    :func:`ganfast.functional.gan_discriminator_loss`.
-
-    Example::
-
-        >>> criterion = GANLoss(real_label=0.9)
-        >>> scores = torch.zeros(4, requires_grad=True)
-        >>> loss, real_score, fake_score = criterion.discriminator(scores, torch.zeros(4))
-        >>> loss.backward()
-        >>> criterion.generator(scores).shape
-        torch.Size([])
-    """
-
-    def __init__(
-        self,
-        kind: str = "bce",
-        from_logits: bool = True,
-        real_label: float = 1.0,
-        fake_label: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_gan_loss(kind, real_label, fake_label)
-        self.kind = kind
-        self.from_logits = from_logits
-        self.real_label = real_label
-        self.fake_label = fake_label
-
-    def discriminator(
-        self, real: Tensor, fake: Tensor | None = None, *, splits: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss and the mean scores of real and generated images.
-
-        Scores are two tensors, or one with the real half first and ``splits=2``.
-        """
-        return functional.gan_discriminator_loss(
-            real,
-            fake,
-            kind=self.kind,
-            from_logits=self.from_logits,
-            real_label=self.real_label,
-            fake_label=self.fake_label,
-            splits=splits,
-        )
-
-    def generator(self, fake: Tensor) -> Tensor:
-        """Return the generator's loss from the scores of its images."""
-        return functional.gan_generator_loss(
-            fake, kind=self.kind, from_logits=self.from_logits, real_label=self.real_label
-        )
-
-    def extra_repr(self) -> str:
-        return (
-            f"{self.kind!r}, from_logits={self.from_logits}, "
-            f"real_label={self.real_label}, fake_label={self.fake_label}"
-        )

@@ -1,16 +1,27 @@
-"""A small convolutional classifier."""
+"""A small classifier of images, its training, and the predictions of any classifier."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ganfast.applications.augment.shifts import shifted
+from ganfast.applications.shifts import shifted
 from ganfast.nn import BatchNorm2d
+from ganfast.training import DivergenceError
 from ganfast.training.batches import as_float
 
-__all__ = ["Classifier", "accuracy", "train_classifier"]
+__all__ = [
+    "Classifier",
+    "accuracy",
+    "finite",
+    "predicted",
+    "settle",
+    "train_classifier",
+]
 
 BATCH = 500  # images judged at once
 
@@ -51,17 +62,17 @@ def train_classifier(
     shift: float = 0.0,
     device: torch.device | str = "cpu",
 ) -> Classifier:
-    """Train a classifier on batches to which each source gives the same share.
+    """Train a classifier on batches that take an equal share from each source.
 
     Args:
         sources: images uint8 ``[N, C, size, size]`` and labels ``[N]`` of each.
         classes: number of classes.
-        updates: of Adam, whose learning rate falls to 0 along half a cosine.
+        updates: of Adam, with a cosine schedule to 0.
         batch_size: images an update, drawn with replacement.
-        seed: of the first weights and the batches.
+        seed: of the initial weights and the batches.
         learning_rate: at the start.
         shift: how far images are moved at random, as a share of their side; 0 for not at all.
-        device: where to train.
+        device: to train on.
 
     Returns:
         The classifier after the last update, in evaluation mode.
@@ -99,10 +110,51 @@ def train_classifier(
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is named."""
+    """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is predicted."""
     device = next(model.parameters()).device
-    right = 0
-    with torch.no_grad():
-        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-            right += int((model(as_float(x).to(device)).argmax(1).cpu() == y).sum())
-    return right / len(labels)
+    found = predicted(lambda batch: model(batch).argmax(1), images, device)
+    return int((found == labels).sum()) / len(labels)
+
+
+@torch.no_grad()
+def predicted(
+    predict: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return the class of each of the images ``[N, C, H, W]`` (uint8), ``[N]`` on the CPU.
+
+    Args:
+        predict: maps images in [-1, 1] on the device to their classes.
+        images: to classify.
+        device: to compute on.
+    """
+    return torch.cat([predict(as_float(part.to(device))).cpu() for part in images.split(BATCH)])
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return the output of a trained network.
+
+    Raises:
+        DivergenceError: it is not finite, so the training has failed.
+    """
+    if not values.isfinite().all():
+        raise DivergenceError("the output of the networks is not finite: training diverged")
+    return values
+
+
+@torch.no_grad()
+def settle(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of a network in evaluation mode to the mean over batches.
+
+    Those from training belong to other weights, and to generated images too.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean
+        layer.train()
+    for batch in batches:
+        network(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
+from ganfast.ops.tensors import check_floating_point
+
 REDUCTIONS = ("none", "mean", "sum")
 KINDS = ("probabilities", "logits", "squared", "hinge", "linear")
 
 
 def check_cross_entropy(a: SimpleNamespace) -> None:
     """Raise if an argument of ``binary_cross_entropy`` does not fit x."""
-    _check_floating("binary_cross_entropy", a.x)
+    check_floating_point("binary_cross_entropy", a.x)
     if a.reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {a.reduction!r}")
     _check_like_x(a.x, target=a.target, weight=a.weight, pos_weight=a.pos_weight)
@@ -37,7 +39,7 @@ def check_cross_entropy_backward(a: SimpleNamespace) -> None:
 
 def check_gan_loss(a: SimpleNamespace) -> None:
     """Raise if the scores of ``gan_loss`` have none of its three forms."""
-    _check_floating("gan_loss", a.real)
+    check_floating_point("gan_loss", a.real)
     if a.kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {a.kind!r}")
     halves = a.fake is None and a.real.dim() > 0 and a.real.shape[0] % 2 == 0
@@ -57,11 +59,6 @@ def check_gan_loss_backward(a: SimpleNamespace) -> None:
     """Raise if the scores of ``gan_loss`` have none of its three forms, or dloss is no scalar."""
     check_gan_loss(a)
     _check_scalar("dloss", a.dloss)
-
-
-def _check_floating(op: str, x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise NotImplementedError(f'"{op}" not implemented for {x.dtype}')
 
 
 def _check_like_x(x: Tensor, **tensors: Tensor | None) -> None:

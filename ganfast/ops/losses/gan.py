@@ -9,14 +9,14 @@ Every kind of loss is the mean of one function of a score x and a number t, the 
     hinge           max(0, 1 - t x)                     -t where t x < 1          x
     linear          -t x                                -t                        x
 
-"probabilities" and "logits" are computed as ``binary_cross_entropy`` does. A discriminator's loss
+"probabilities" and "logits" are computed as in bce.py. A discriminator's loss
 is the mean over the real scores with ``real_label`` plus the mean over the generated ones with
 ``fake_label``; hinge and linear take labels of 1 and -1. The sources of the kinds are named in
 ``functional.gan_discriminator_loss``.
 
-Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=2``, where its first
-half is the real scores and its second the generated ones; ``real`` alone with ``splits=1``, which
-is a generator's loss with the label ``real_label``.
+Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=2``, the real scores
+in its first half and the generated ones in its second; ``real`` alone with ``splits=1``, for a
+generator's loss with the label ``real_label``.
 
 Results: the loss and the mean scores of the real and of the generated images, scalars in float32
 (float64 for float64); a generator's loss comes with scores of no elements. Scores have no gradient.
@@ -30,64 +30,47 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._prims_common import suggest_memory_format
 
-from ganfast.ops import loss_arguments as checks
 from ganfast.ops import registry
-from ganfast.ops.gan_loss import eager
+from ganfast.ops.losses import arguments, reference
+from ganfast.ops.tensors import accumulation_dtype, empty_like
 
 
-def _fake_forward(
-    real: Tensor,
-    fake: Tensor | None,
-    kind: str,
-    real_label: float,
-    fake_label: float,
-    splits: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.float64 if real.dtype == torch.float64 else torch.float32
+def _fake(real: Tensor, fake: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, splits = rest
+    dtype = accumulation_dtype(real)
     scores = () if fake is not None or splits == 2 else (0,)
     real_score, fake_score = (real.new_empty(scores, dtype=dtype) for _ in range(2))
     return real.new_empty((), dtype=dtype), real_score, fake_score
 
 
 def _fake_backward(
-    dloss: Tensor,
-    real: Tensor,
-    fake: Tensor | None,
-    kind: str,
-    real_label: float,
-    fake_label: float,
-    splits: int,
-    need_real: bool,
-    need_fake: bool,
+    dloss: Tensor, real: Tensor, fake: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
+    *_, need_real, need_fake = rest
     dreal, dfake = (
-        torch.empty_like(x, memory_format=suggest_memory_format(x))
-        if x is not None and needed
-        else real.new_empty((0,))
+        empty_like(x) if x is not None and needed else real.new_empty(0)
         for x, needed in ((real, need_real), (fake, need_fake))
     )
     return dreal, dfake
 
 
 forward = registry.define(
-    "gan_loss(Tensor real, Tensor? fake, str kind, float real_label, float fake_label, int splits)"
-    " -> (Tensor loss, Tensor real_score, Tensor fake_score)",
-    eager=eager.forward,
-    fake=_fake_forward,
-    check=checks.check_gan_loss,
-    triton="ganfast.ops.gan_loss.triton:forward",
+    "gan_loss",
+    reference.gan_loss,
+    fake=_fake,
+    check=arguments.check_gan_loss,
+    results=("loss", "real_score", "fake_score"),
+    triton="ganfast.ops.losses.triton:gan_loss",
 )
-# Gradients that nobody asked for come back with no elements.
+# Gradients that are not needed come back with no elements.
 backward = registry.define(
-    "gan_loss_backward(Tensor dloss, Tensor real, Tensor? fake, str kind, float real_label,"
-    " float fake_label, int splits, bool need_real, bool need_fake)"
-    " -> (Tensor dreal, Tensor dfake)",
-    eager=eager.backward,
+    "gan_loss_backward",
+    reference.gan_loss_backward,
     fake=_fake_backward,
-    check=checks.check_gan_loss_backward,
-    triton="ganfast.ops.gan_loss.triton:backward",
+    check=arguments.check_gan_loss_backward,
+    results=("dreal", "dfake"),
+    triton="ganfast.ops.losses.triton:gan_loss_backward",
 )
 
 
@@ -118,6 +101,6 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.differentiate("gan_loss_backward", by=eager.backward)
+    registry.differentiate("gan_loss_backward", by=reference.gan_loss_backward)
     if python_autograd:
         registry.register_autograd("gan_loss", _Forward.apply)

@@ -1,4 +1,4 @@
-"""Images moved by a few pixels, each by its own."""
+"""Random translation of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shifted(images: Tensor, most: float, rng: torch.Generator) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from ganfast.applications.augment.shifts import shifted
+        >>> from ganfast.applications.shifts import shifted
         >>> shifted(torch.ones(2, 1, 8, 8), 0.25, torch.Generator().manual_seed(0)).mean()
         tensor(1.)
     """

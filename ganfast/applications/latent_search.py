@@ -1,0 +1,140 @@
+"""The search for latent vectors whose images have the least loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ganfast.models import GAN
+from ganfast.training.options import POSITIVE, SEED, option
+
+__all__ = ["SearchOptions", "descend", "prior_loss", "search"]
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""Takes images ``[N, C, H, W]`` and which given image each is for ``[N]``; gives losses ``[N]``."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options of :func:`search`."""
+
+    steps: int = option(300, "steps of each search", POSITIVE)
+    restarts: int = option(4, "searches for each image, of which the best counts", POSITIVE)
+    learning_rate: float = 0.1  # of Adam at the start; it falls to 0 along half a cosine
+    prior: float = 0.003  # weight of log(1 - D)
+    seed: int = option(0, "seed of the search and of the random mask", SEED)
+    batch: int = 64  # vectors searched for at once
+
+
+def search(
+    gan: GAN, objective: Objective, count: int, options: SearchOptions
+) -> tuple[Tensor, Tensor]:
+    """Find a latent vector for each of ``count`` given images.
+
+    Vectors are drawn from N(0, 1) and held inside the ball of radius ``sqrt(dimensions)``, near
+    whose surface such vectors lie: the networks saw none from far outside. Each image's result is
+    what it would be alone.
+
+    Args:
+        gan: in evaluation mode; its device is searched on.
+        objective: the loss.
+        count: number of images.
+        options: of the search.
+
+    Returns:
+        Vectors ``[count, *latent]`` and their losses ``[count]``.
+
+    Example:
+        >>> import torch
+        >>> from ganfast.applications.latent_search import SearchOptions, search
+        >>> from ganfast.models import dcgan
+        >>> gan = dcgan(image_size=16, channels=1, width=4)
+        >>> _ = [network.eval().requires_grad_(False) for network in gan[:2]]
+        >>> brightness = lambda images, which: images.mean((1, 2, 3))
+        >>> search(gan, brightness, 2, SearchOptions(steps=3))[0].shape
+        torch.Size([2, 100, 1, 1])
+    """
+    device = next(gan.generator.parameters()).device
+    rng = torch.Generator().manual_seed(options.seed)
+    # Restart after restart for each image: more images do not change the starts of the first ones.
+    starts = torch.randn(count, options.restarts, *gan.latent, generator=rng).flatten(0, 1)
+    which = torch.arange(count).repeat_interleave(options.restarts)
+
+    def losses(latent: Tensor, which: Tensor) -> Tensor:
+        images = gan.generator(latent)
+        loss = objective(images, which)
+        if options.prior:
+            loss = loss + options.prior * prior_loss(gan.discriminator(images))
+        return loss
+
+    latents, found = [], []
+    for start, part in zip(starts.split(options.batch), which.split(options.batch), strict=True):
+        indices = part.to(device)
+        latent, loss = descend(
+            lambda z, indices=indices: losses(z, indices),  # type: ignore[misc]
+            start.to(device), options.steps, options.learning_rate, annealed=True, in_ball=True,
+        )  # fmt: skip
+        latents.append(latent)
+        found.append(loss.where(loss.isfinite(), torch.inf))
+    latent, loss = torch.cat(latents), torch.cat(found)
+    best = loss.reshape(count, options.restarts).argmin(1)
+    chosen = torch.arange(count, device=device) * options.restarts + best
+    return latent[chosen], loss[chosen]
+
+
+def descend(
+    losses: Callable[[Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    learning_rate: float,
+    *,
+    annealed: bool = False,
+    in_ball: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Follow the gradients of losses from latent vectors with Adam.
+
+    Args:
+        losses: maps latent vectors ``[N, *latent]`` to losses ``[N]``.
+        start: the first vectors.
+        steps: of Adam.
+        learning_rate: of Adam.
+        annealed: whether the learning rate falls to 0 along half a cosine.
+        in_ball: whether vectors are held inside the ball of radius ``sqrt(dimensions)``.
+
+    Returns:
+        The last vectors and their losses.
+    """
+    latent = start.clone().requires_grad_()
+    adam = torch.optim.Adam([latent], learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps) if annealed else None
+    for _ in range(steps):
+        (latent.grad,) = torch.autograd.grad(losses(latent).sum(), latent)
+        adam.step()
+        if schedule is not None:
+            schedule.step()
+        if in_ball:
+            with torch.no_grad():
+                latent.copy_(_inside_ball(latent))
+    with torch.no_grad():
+        return latent.detach(), losses(latent)
+
+
+def prior_loss(scores: Tensor) -> Tensor:
+    """Return ``log(1 - D)`` of scores ``[N]``, logits of D.
+
+    Source:
+        Yeh et al. 2017, equation 4, https://arxiv.org/abs/1607.07539
+    """
+    return -softplus(scores)
+
+
+def _inside_ball(latent: Tensor) -> Tensor:
+    flat = latent.flatten(1)
+    radius = flat.shape[1] ** 0.5
+    longest = flat.norm(dim=1, keepdim=True).clamp(min=radius)
+    inside: Tensor = flat * (radius / longest)
+    return inside.reshape(latent.shape)
