@@ -13,27 +13,6 @@
 namespace ganfast {
 namespace {
 
-using OptionalString = std::optional<std::string_view>;
-
-using Train = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
-                                         const OptionalTensor&, const OptionalTensor&,
-                                         const OptionalTensor&, const OptionalTensor&,
-                                         std::optional<double>, double, OptionalString, double,
-                                         std::string_view, c10::SymInt);
-using Evaluate = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&,
-                                            const OptionalTensor&, const Tensor&, const Tensor&,
-                                            double, OptionalString, double, std::string_view);
-using Backward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&,
-                                                    const OptionalTensor&, const Tensor&, double,
-                                                    bool, OptionalString, double, std::string_view,
-                                                    bool, bool);
-using DoubleBackward = std::tuple<Tensor, Tensor, Tensor>(const OptionalTensor&,
-                                                          const OptionalTensor&,
-                                                          const OptionalTensor&, const Tensor&,
-                                                          const Tensor&, const OptionalTensor&,
-                                                          const Tensor&, double, bool,
-                                                          OptionalString, double, std::string_view);
-
 // The arguments that every derivative of one call shares.
 struct Constants {
   double eps;
@@ -52,13 +31,14 @@ struct Constants {
   }
 };
 
-struct BatchNormActDoubleBackward : public Node {
-  explicit BatchNormActDoubleBackward(Constants constants_) : constants(std::move(constants_)) {}
+struct BatchNormActDoubleBackwardNode : public Node {
+  explicit BatchNormActDoubleBackwardNode(Constants constants_)
+      : constants(std::move(constants_)) {}
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!grads[0].defined() && !grads[1].defined() && !grads[2].defined()) return variable_list(3);
-    static const auto op = find<DoubleBackward>("ganfast::batch_norm_act_double_backward");
+    static const auto op = find<BatchNormActDoubleBackward>();
     auto [d_dy, d_x, d_weight] =
         op.call(or_none(grads[0]), or_none(grads[1]), or_none(grads[2]), dy.unpack(), x.unpack(),
                 or_none(weight.unpack()), stats.unpack(), constants.eps, constants.training,
@@ -79,13 +59,13 @@ struct BatchNormActDoubleBackward : public Node {
   Constants constants;
 };
 
-struct BatchNormActBackward : public Node {
-  explicit BatchNormActBackward(Constants constants_) : constants(std::move(constants_)) {}
+struct BatchNormActBackwardNode : public Node {
+  explicit BatchNormActBackwardNode(Constants constants_) : constants(std::move(constants_)) {}
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!grads[0].defined()) return variable_list(3);
-    static const auto op = find<Backward>("ganfast::batch_norm_act_backward");
+    static const auto op = find<BatchNormActBackward>();
     const bool need_dx = task_should_compute_output(0);
     const bool need_weight = task_should_compute_output(1);
     const bool need_bias = task_should_compute_output(2);
@@ -108,18 +88,17 @@ struct BatchNormActBackward : public Node {
   Constants constants;
 };
 
-// Runs `forward` below autograd and ties its first result to a BatchNormActBackward node.
+// Runs `forward` below autograd and ties its first result to a BatchNormActBackwardNode node.
 template <typename Forward>
-std::tuple<Tensor, Tensor> record(const Tensor& x, const OptionalTensor& weight_,
-                                  const OptionalTensor& bias_, Constants constants,
-                                  const Forward& forward) {
+TwoTensors record(const Tensor& x, const OptionalTensor& weight_, const OptionalTensor& bias_,
+                  Constants constants, const Forward& forward) {
   const Tensor weight = or_undefined(weight_), bias = or_undefined(bias_);
   refuse_forward_mode("batch_norm_act", x);
   refuse_forward_mode("batch_norm_act", weight);
   refuse_forward_mode("batch_norm_act", bias);
-  NodePtr<BatchNormActBackward> node;
+  NodePtr<BatchNormActBackwardNode> node;
   if (compute_requires_grad(x, weight, bias)) {
-    node = make_node<BatchNormActBackward>(std::move(constants));
+    node = make_node<BatchNormActBackwardNode>(std::move(constants));
     node->set_next_edges(collect_next_edges(x, weight, bias));
     node->x = SavedVariable(x, false);
     node->weight = SavedVariable(weight, false);
@@ -135,20 +114,28 @@ std::tuple<Tensor, Tensor> record(const Tensor& x, const OptionalTensor& weight_
   return results;
 }
 
+// As torch: statistics are constants of the op, so a gradient for them would be lost.
+void refuse_gradient(const char* name, const OptionalTensor& buffer) {
+  TORCH_CHECK(!buffer || !compute_requires_grad(*buffer),
+              "batch_norm_act is not differentiable with "
+              "respect to ",
+              name, ": give ", name, ".detach()");
+}
+
 void bump_version(const OptionalTensor& buffer) {
   if (buffer && buffer->defined() && !buffer->is_inference()) {
     buffer->unsafeGetTensorImpl()->bump_version();
   }
 }
 
-std::tuple<Tensor, Tensor> train(const Tensor& x, const OptionalTensor& weight,
-                                 const OptionalTensor& bias, const OptionalTensor& running_mean,
-                                 const OptionalTensor& running_var,
-                                 const OptionalTensor& num_batches_tracked,
-                                 std::optional<double> momentum, double eps,
-                                 OptionalString activation, double negative_slope,
-                                 std::string_view order, c10::SymInt splits) {
-  static const auto op = find<Train>("ganfast::batch_norm_act_train");
+TwoTensors train(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                 const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                 const OptionalTensor& num_batches_tracked, std::optional<double> momentum,
+                 double eps, OptionalString activation, double negative_slope,
+                 std::string_view order, c10::SymInt splits) {
+  static const auto op = find<BatchNormActTrain>();
+  refuse_gradient("running_mean", running_mean);
+  refuse_gradient("running_var", running_var);
   bump_version(running_mean);
   bump_version(running_var);
   bump_version(num_batches_tracked);
@@ -158,28 +145,27 @@ std::tuple<Tensor, Tensor> train(const Tensor& x, const OptionalTensor& weight,
   });
 }
 
-std::tuple<Tensor, Tensor> evaluate(const Tensor& x, const OptionalTensor& weight,
-                                    const OptionalTensor& bias, const Tensor& running_mean,
-                                    const Tensor& running_var, double eps,
-                                    OptionalString activation, double negative_slope,
-                                    std::string_view order) {
-  static const auto op = find<Evaluate>("ganfast::batch_norm_act_eval");
+TwoTensors evaluate(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                    const Tensor& running_mean, const Tensor& running_var, double eps,
+                    OptionalString activation, double negative_slope, std::string_view order) {
+  static const auto op = find<BatchNormActEval>();
+  refuse_gradient("running_mean", running_mean);
+  refuse_gradient("running_var", running_var);
   return record(x, weight, bias, {eps, false, activation, negative_slope, order}, [&] {
     return op.call(x, weight, bias, running_mean, running_var, eps, activation, negative_slope,
                    order);
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const Tensor& x,
-                                            const OptionalTensor& weight_, const Tensor& stats,
-                                            double eps, bool training, OptionalString activation,
-                                            double negative_slope, std::string_view order,
-                                            bool need_dx, bool need_affine) {
-  static const auto op = find<Backward>("ganfast::batch_norm_act_backward");
+ThreeTensors backward(const Tensor& dy, const Tensor& x, const OptionalTensor& weight_,
+                      const Tensor& stats, double eps, bool training, OptionalString activation,
+                      double negative_slope, std::string_view order, bool need_dx,
+                      bool need_affine) {
+  static const auto op = find<BatchNormActBackward>();
   const Tensor weight = or_undefined(weight_);
-  NodePtr<BatchNormActDoubleBackward> node;
+  NodePtr<BatchNormActDoubleBackwardNode> node;
   if (compute_requires_grad(dy, x, weight)) {
-    node = make_node<BatchNormActDoubleBackward>(
+    node = make_node<BatchNormActDoubleBackwardNode>(
         Constants{eps, training, activation, negative_slope, order});
     node->set_next_edges(collect_next_edges(dy, x, weight));
     node->dy = SavedVariable(dy, false);
@@ -201,9 +187,9 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy, const Tensor& x,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, Autograd, m) {
-  m.impl("batch_norm_act_train", &train);
-  m.impl("batch_norm_act_eval", &evaluate);
-  m.impl("batch_norm_act_backward", &backward);
+  implement<BatchNormActTrain>(m, &train);
+  implement<BatchNormActEval>(m, &evaluate);
+  implement<BatchNormActBackward>(m, &backward);
 }
 
 }  // namespace

@@ -10,21 +10,14 @@
 namespace ganfast {
 namespace {
 
-using Forward = Tensor(const Tensor&, const OptionalTensor&, double, const OptionalTensor&,
-                       const OptionalTensor&, bool, std::string_view);
-using Backward = Tensor(const Tensor&, const Tensor&, const OptionalTensor&, double,
-                        const OptionalTensor&, const OptionalTensor&, bool, std::string_view);
-using TargetBackward = Tensor(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
-                              const OptionalTensor&, bool, std::string_view);
-
 struct Constants {
   double label;
   bool from_logits;
   std::string reduction;
 };
 
-struct BinaryCrossEntropyBackward : public Node {
-  explicit BinaryCrossEntropyBackward(Constants constants_) : constants(std::move(constants_)) {}
+struct BinaryCrossEntropyNode : public Node {
+  explicit BinaryCrossEntropyNode(Constants constants_) : constants(std::move(constants_)) {}
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -34,12 +27,12 @@ struct BinaryCrossEntropyBackward : public Node {
     const Tensor saved_x = x.unpack(), saved_target = target.unpack();
     const OptionalTensor w = or_none(weight.unpack()), p = or_none(pos_weight.unpack());
     if (task_should_compute_output(0)) {
-      static const auto op = find<Backward>("ganfast::binary_cross_entropy_backward");
+      static const auto op = find<BinaryCrossEntropyBackward>();
       results[0] = call_backward(op, grads[0], saved_x, or_none(saved_target), label, w, p,
                                  from_logits, reduction);
     }
     if (saved_target.defined() && task_should_compute_output(1)) {
-      static const auto op = find<TargetBackward>("ganfast::binary_cross_entropy_target_backward");
+      static const auto op = find<BinaryCrossEntropyTargetBackward>();
       results[1] = call_backward(op, grads[0], saved_x, saved_target, w, p, from_logits, reduction);
     }
     return results;
@@ -63,10 +56,9 @@ Tensor forward(const Tensor& x, const OptionalTensor& target_, double label,
   const Tensor target = or_undefined(target_);
   refuse_forward_mode("binary_cross_entropy", x);
   refuse_forward_mode("binary_cross_entropy", target);
-  NodePtr<BinaryCrossEntropyBackward> node;
+  NodePtr<BinaryCrossEntropyNode> node;
   if (compute_requires_grad(x, target)) {
-    node = make_node<BinaryCrossEntropyBackward>(
-        Constants{label, from_logits, std::string(reduction)});
+    node = make_node<BinaryCrossEntropyNode>(Constants{label, from_logits, std::string(reduction)});
     node->set_next_edges(collect_next_edges(x, target));
     node->x = SavedVariable(x, false);
     node->target = SavedVariable(target, false);
@@ -74,7 +66,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target_, double label,
     node->pos_weight = SavedVariable(or_undefined(pos_weight), false);
   }
   Tensor y = [&] {
-    static const auto op = find<Forward>("ganfast::binary_cross_entropy");
+    static const auto op = find<BinaryCrossEntropy>();
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(x, target_, label, weight, pos_weight, from_logits, reduction);
   }();
@@ -82,7 +74,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target_, double label,
   return y;
 }
 
-TORCH_LIBRARY_IMPL(ganfast, Autograd, m) { m.impl("binary_cross_entropy", &forward); }
+TORCH_LIBRARY_IMPL(ganfast, Autograd, m) { implement<BinaryCrossEntropy>(m, &forward); }
 
 }  // namespace
 }  // namespace ganfast

@@ -11,24 +11,19 @@
 namespace ganfast {
 namespace {
 
-using Forward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&,
-                                                   std::string_view, double, double, int64_t);
-using Backward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&,
-                                            std::string_view, double, double, int64_t, bool, bool);
-
 struct Constants {
   std::string kind;
   double real_label, fake_label;
   int64_t splits;
 };
 
-struct GanLossBackward : public Node {
-  explicit GanLossBackward(Constants constants_) : constants(std::move(constants_)) {}
+struct GanLossNode : public Node {
+  explicit GanLossNode(Constants constants_) : constants(std::move(constants_)) {}
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!grads[0].defined()) return variable_list(2);
-    static const auto op = find<Backward>("ganfast::gan_loss_backward");
+    static const auto op = find<GanLossBackward>();
     const bool need_real = task_should_compute_output(0);
     const Tensor saved_fake = fake.unpack();
     const bool need_fake = saved_fake.defined() && task_should_compute_output(1);
@@ -48,21 +43,20 @@ struct GanLossBackward : public Node {
   Constants constants;
 };
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real, const OptionalTensor& fake_,
-                                           std::string_view kind, double real_label,
-                                           double fake_label, int64_t splits) {
+ThreeTensors forward(const Tensor& real, const OptionalTensor& fake_, std::string_view kind,
+                     double real_label, double fake_label, int64_t splits) {
   const Tensor fake = or_undefined(fake_);
   refuse_forward_mode("gan_loss", real);
   refuse_forward_mode("gan_loss", fake);
-  NodePtr<GanLossBackward> node;
+  NodePtr<GanLossNode> node;
   if (compute_requires_grad(real, fake)) {
-    node = make_node<GanLossBackward>(Constants{std::string(kind), real_label, fake_label, splits});
+    node = make_node<GanLossNode>(Constants{std::string(kind), real_label, fake_label, splits});
     node->set_next_edges(collect_next_edges(real, fake));
     node->real = SavedVariable(real, false);
     node->fake = SavedVariable(fake, false);
   }
   auto results = [&] {
-    static const auto op = find<Forward>("ganfast::gan_loss");
+    static const auto op = find<GanLoss>();
     at::AutoDispatchBelowADInplaceOrView below;
     return op.call(real, fake_, kind, real_label, fake_label, splits);
   }();
@@ -70,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real, const OptionalTen
   return results;
 }
 
-TORCH_LIBRARY_IMPL(ganfast, Autograd, m) { m.impl("gan_loss", &forward); }
+TORCH_LIBRARY_IMPL(ganfast, Autograd, m) { implement<GanLoss>(m, &forward); }
 
 }  // namespace
 }  // namespace ganfast

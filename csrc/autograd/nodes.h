@@ -9,27 +9,27 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
-#include <torch/library.h>
 
 #include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
 
+#include "common/signatures.h"
+
 namespace ganfast {
 
-using at::Tensor;
 using torch::autograd::collect_next_edges;
 using torch::autograd::compute_requires_grad;
 using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::set_history;
 using torch::autograd::variable_list;
-using OptionalTensor = std::optional<Tensor>;
 
-template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+template <typename Op>
+auto find() {
+  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(Op::name, "");
+  return op.template typed<typename Op::Signature>();
 }
 
 // torch counts references to nodes with intrusive_ptr from 2.15 or so on, with shared_ptr before.

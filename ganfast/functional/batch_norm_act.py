@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ganfast.activations import ACTIVATIONS, check_activation, check_order
@@ -56,8 +59,10 @@ def batch_norm_act(
         ValueError: a chunk has one value per channel in training; ``splits`` does not divide N;
             an unknown ``activation`` or ``order``; an eps that is not positive; a momentum of None
             without a counter.
-        RuntimeError: sizes or dtypes of the vectors do not fit x; no running statistics in
-            evaluation.
+        TypeError: ``training`` is no bool, ``momentum`` no number, ``splits`` no integer.
+        RuntimeError: sizes, dtypes or devices of the vectors do not fit x; no running statistics
+            in evaluation; running statistics that require grad, or, in training, share memory with
+            x, weight, bias or each other.
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1.
 
@@ -68,6 +73,8 @@ def batch_norm_act(
         >>> y.shape
         torch.Size([8, 3, 4, 4])
     """
+    if training.__class__ is not bool or momentum.__class__ is not float or splits != 1:
+        _check_types(training, momentum, splits)
     if activation not in ACTIVATIONS:
         check_activation(activation)
     if order != "norm_act":
@@ -92,6 +99,15 @@ def batch_norm_act(
         x, weight, bias, running_mean, running_var, eps, activation, negative_slope, order
     )[0]
     return y
+
+
+def _check_types(training: Any, momentum: Any, splits: Any) -> None:
+    if not isinstance(training, bool):
+        raise TypeError(f"training must be a bool, got {training!r}")
+    if momentum is not None and not hasattr(momentum, "__float__"):
+        raise TypeError(f"momentum must be a float or None, got {momentum!r}")
+    if not isinstance(splits, (int, torch.SymInt)):
+        raise TypeError(f"splits must be an integer, got {splits!r}")
 
 
 def _check_chunks(x: Tensor, splits: int) -> None:

@@ -75,8 +75,9 @@ def binary_cross_entropy(
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
         RuntimeError: on the CPU, an element of input or target outside [0, 1], NaN included (not
-            checked on a GPU, where it would need a host-device sync); dtypes differ; weight does
-            not broadcast or requires a gradient.
+            checked on a GPU, where it would need a host-device sync); dtypes or devices differ;
+            weight does not broadcast, is complex or requires a gradient.
+        AttributeError: target is neither a tensor nor a number.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
 
@@ -121,7 +122,9 @@ def binary_cross_entropy_with_logits(
 
     Raises:
         ValueError: target's shape is not input's; a number outside [0, 1]; an unknown reduction.
-        RuntimeError: a target of integers; a weight does not broadcast or requires a gradient.
+        RuntimeError: a target of integers; devices differ; a weight does not broadcast, is complex
+            or requires a gradient.
+        AttributeError: target is neither a tensor nor a number.
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
 
@@ -319,6 +322,8 @@ def _expanded(name: str, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _check_label(label: float) -> float:
+    if not hasattr(label, "__float__"):  # as torch, which asks any target for its size
+        raise AttributeError(f"target must be a tensor or a number, got {label!r}")
     label = float(label)
     if not 0.0 <= label <= 1.0:
         raise ValueError(f"a target must lie in [0, 1], got {label}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ eager_kernels: dict[str, Callable[..., Any]] = {}
 triton_kernels: dict[str, Callable[..., Any]] = {}
 """The Triton kernel of every op that has one, by name."""
 
+_checked: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {}
+"""Puts an op's checks in front of a kernel, by the op's name."""
+
 filled_by_triton: set[str] = set()
 """The ops whose CUDA kernel is Triton's, because the extension has none."""
 
@@ -30,6 +35,7 @@ def define(
     reference: Callable[..., Any],
     *,
     fake: Callable[..., Any],
+    check: Callable[[SimpleNamespace], None],
     results: Sequence[str] = (),
     mutates: Sequence[str] = (),
     triton: str | None = None,
@@ -44,6 +50,8 @@ def define(
         reference: the eager kernel, whose signature is the op's.
         fake: returns results with shapes, strides and dtypes but without data, as torch.compile and
             torch.export need them.
+        check: raises if the op's arguments, given by their names, do not fit each other; called
+            before any Python kernel, once all tensors are known to be on one device.
         results: names of the results, if there are several; all of them tensors.
         mutates: the arguments that the op writes to.
         triton: a function as "module:function"; the module, and Triton with it, is imported when
@@ -54,13 +62,33 @@ def define(
         returned = ", ".join(f"Tensor {result}" for result in results)
         schema = f"{schema.partition(' -> ')[0]} -> ({returned})"
     _definitions.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _definitions.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_definitions)
-    eager_kernels[name] = reference
+    names = list(inspect.signature(reference).parameters)
+    _checked[name] = functools.partial(_behind_checks, names, check)
+    eager_kernels[name] = _checked[name](reference)
+    _definitions.impl(name, eager_kernels[name], "CompositeExplicitAutograd")
+    # A tensor on `meta` beside others brings the call here; sizes are the kernel's to check.
+    on_one_device = _behind_checks(names, lambda arguments: None, fake)
+    torch.library.register_fake(f"{NAMESPACE}::{name}", on_one_device, lib=_definitions)
     if triton is not None:
-        triton_kernels[name] = _on_first_call(triton)
+        triton_kernels[name] = _checked[name](_on_first_call(triton))
     overload: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
     return overload
+
+
+def _behind_checks(
+    names: list[str], check: Callable[[SimpleNamespace], None], kernel: Callable[..., Any]
+) -> Callable[..., Any]:
+    @functools.wraps(kernel)
+    def checked(*arguments: Any) -> Any:
+        named = dict(zip(names, arguments, strict=True))
+        devices = {n: t.device for n, t in named.items() if isinstance(t, Tensor)}
+        if len(set(devices.values())) > 1:
+            found = ", ".join(f"{name} on {device}" for name, device in devices.items())
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {found}")
+        check(SimpleNamespace(**named))
+        return kernel(*arguments)
+
+    return checked
 
 
 def fill_with_triton() -> None:
@@ -93,20 +121,20 @@ def register_autograd(name: str, kernel: Callable[..., Any]) -> None:
     _definitions.impl(name, kernel, "Autograd")
 
 
-def differentiable_by(
-    formula: Callable[..., Any], *, otherwise: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return an autograd form of ``otherwise`` that runs ``formula`` if a gradient is needed.
+def differentiate(name: str, *, by: Callable[..., Any]) -> None:
+    """Register an autograd form of an op that runs ``by`` if a gradient is needed.
 
-    ``formula`` consists of torch's own differentiable operations: for derivatives that are too rare
-    for a kernel.
+    ``by`` consists of torch's own differentiable operations: for derivatives that are too rare for
+    a kernel.
     """
+    formula = _checked[name](by)
+    op: Callable[..., Any] = getattr(getattr(torch.ops, NAMESPACE), name).default
 
     def kernel(*arguments: Any) -> Any:
         tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return formula(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return otherwise(*arguments)
+            return op(*arguments)
 
-    return kernel
+    register_autograd(name, kernel)

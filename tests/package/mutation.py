@@ -76,6 +76,11 @@ mask at zero, relu | z <= V{} ? V{} : dy | z < V{} ? V{} : dy
 mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slope
 csrc/common/pointwise.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
+csrc/common/channel_math.h: batch_norm_act
+projection of dx | factor * rstd * rstd * sum_gd | factor * rstd * sum_gd
+mean of d_dy | q - scale * mean_v | q
+last term of d_x | (mean_eh + scale * s * per_value) | mean_eh
+ddbias in evaluation | {rstd * p, q, 0 | {rstd * p, 0, 0
 csrc/cpu/batch_norm_act/loops.h: batch_norm_act
 missing tail of planes | if (rest != 0 && whole != 0) { | if (rest > 1 && whole != 0) {
 missing tail of short planes | } else if (rest != 0) { | } else if (rest > 1) {
@@ -86,13 +91,10 @@ runs in float | constexpr int64_t run_length = 32; | constexpr int64_t run_lengt
 csrc/cpu/batch_norm_act/kernels_impl.h: batch_norm_act
 eps | (var < 0 ? 0 : var) + k.eps | (var < 0 ? 0 : var) + 2 * k.eps
 rest of the mean | bias - rest * scale | bias
-told relu's mask at zero | ~(z <= V{}) | ~(z < V{})
+told activation | told.is[static_cast<int>(call.activation)] | told.is[static_cast<int>(any)]
 eps in evaluation | __builtin_sqrt(var[c] + k.eps) | __builtin_sqrt(var[c])
 far guess | trusted_distance = 3.0 | trusted_distance = 3e30
 guess not finite | return mean - mean == 0 ? mean : 0; | return mean;
-mean of d_dy | q[c] - scale[c] * mean_v) | q[c])
-last term of d_x | (mean_eh + scale[c] * s * per_value) | mean_eh
-ddbias in evaluation | factors[C + c] = q[c]; | factors[C + c] = 0;
 csrc/cpu/batch_norm_act/tiling.h: batch_norm_act
 parts of a sum | total[i + c] += more[i + c] | total[i + c] = more[i + c]
 csrc/cpu/batch_norm_act/forward.cpp: batch_norm_act

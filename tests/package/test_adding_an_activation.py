@@ -44,21 +44,10 @@ ROWS = {
         ),
     ],
     "csrc/common/activation.h": [
-        ("enum class Activation { none, ", "relu6, "),
         (
-            "V activate(V z, V slope) {\n",
-            """\
-  if constexpr (A == Activation::relu6) {
-    const V six = V{} + 6;
-    return z < V{} ? V{} : z > six ? six : z;
-  } else """,
-        ),
-        (
-            "V gate(V dy, V z, V slope) {\n",
-            """\
-  if constexpr (A == Activation::relu6) {
-    return z <= V{} || z >= V{} + 6 ? V{} : dy;
-  } else """,
+            "  X(leaky_relu, z > V{} ? z : z * slope, z > V{} ? dy : dy * slope)",
+            """ \\
+  X(relu6, z < V{} ? V{} : z > V{} + 6 ? V{} + 6 : z, z <= V{} || z >= V{} + 6 ? V{} : dy)""",
         ),
     ],
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/activation.h"
+#include "common/channel_math.h"
 #include "cpu/instruction_set.h"
 
 namespace ganfast {

@@ -1,4 +1,4 @@
-// The CPU kernels of batch_norm_act, included by ../cpu_kernels_impl.h.
+// The CPU kernels of batch_norm_act, included by cpu/kernels_impl.h.
 //
 // pointwise.h says what is computed for one vector of elements, loops.h in which order memory is
 // visited; here are what happens once a channel, and the table of all kernels.
@@ -23,38 +23,47 @@ inline constexpr bool told_activation =
 template <typename T>
 struct ToldActivation {
   Vec<T> slope;
-  typename Arithmetic<T>::IndexVec relu;  // a mask
+  typename Arithmetic<T>::IndexVec is[activation_count];  // masks: of which activation it is
 };
 
 using ganfast::activate;
 using ganfast::gate;
 
-constexpr auto any = Activation::leaky_relu;  // of a kernel that is told
+constexpr auto any = Activation::none;  // of a kernel that is told
 
-// ../activation.h's, bit for bit; none is leaky_relu with a slope of 1.
+// common/activation.h's, bit for bit.
 template <Activation, typename V, typename T>
-GANFAST_INLINE V activate(V z, const ToldActivation<T>& a) {
-  const V below = a.relu ? V{} : z * a.slope;
-  const auto unchanged = (a.relu & ~(z < V{})) | (~a.relu & (z > V{}));
-  return unchanged ? z : below;
+GANFAST_INLINE V activate(V z, const ToldActivation<T>& told) {
+  const V slope = told.slope;
+  V y = z;
+#define GANFAST_ROW(name, value, gradient) \
+  y = told.is[static_cast<int>(Activation::name)] ? (value) : y;
+  GANFAST_ACTIVATIONS(GANFAST_ROW)
+#undef GANFAST_ROW
+  return y;
 }
 template <Activation, typename V, typename T>
-GANFAST_INLINE V gate(V dy, V z, const ToldActivation<T>& a) {
-  const V below = a.relu ? V{} : dy * a.slope;
-  const auto unchanged = (a.relu & ~(z <= V{})) | (~a.relu & (z > V{}));
-  return unchanged ? dy : below;
+GANFAST_INLINE V gate(V dy, V z, const ToldActivation<T>& told) {
+  const V slope = told.slope;
+  V dz = dy;
+#define GANFAST_ROW(name, value, gradient) \
+  dz = told.is[static_cast<int>(Activation::name)] ? (gradient) : dz;
+  GANFAST_ACTIVATIONS(GANFAST_ROW)
+#undef GANFAST_ROW
+  return dz;
 }
 
 // What the kernels of so many inputs take as the slope.
 template <typename T, int inputs>
 GANFAST_INLINE auto activation_slope(const Call& call) {
-  const double slope = call.activation == Activation::none ? 1.0 : call.negative_slope;
-  const auto v = broadcast<Vec<T>>(static_cast<Scalar<T>>(slope));
+  const auto slope = broadcast<Vec<T>>(static_cast<Scalar<T>>(call.negative_slope));
   if constexpr (told_activation<T, inputs>) {
     using IndexVec = typename Arithmetic<T>::IndexVec;
-    return ToldActivation<T>{v, IndexVec{} - (call.activation == Activation::relu)};
+    ToldActivation<T> told{slope, {}};
+    told.is[static_cast<int>(call.activation)] = ~IndexVec{};
+    return told;
   } else {
-    return v;
+    return slope;
   }
 }
 
@@ -173,64 +182,51 @@ void evaluate_finish(const EvaluateChannels& k) {
 
 template <typename S>
 void backward_finish(const BackwardChannels& k) {
-  const double* sum_g = k.sums;
-  const double* sum_gd = k.sums + k.channels;
-  const S* rstd = static_cast<const S*>(k.stats) + k.channels;
-  const S* scale = static_cast<const S*>(k.stats) + 2 * k.channels;
-  S* projection = static_cast<S*>(k.factors);
-  S* offset = projection + k.channels;
+  const int64_t C = k.channels;
+  const S* rstd = static_cast<const S*>(k.stats) + C;
+  const S* scale = static_cast<const S*>(k.stats) + 2 * C;
+  S* factors = static_cast<S*>(k.factors);
   const double per_value = 1 / k.values;
   for (int64_t c = k.begin; c < k.end; ++c) {
-    const double r = rstd[c], factor = -scale[c] * per_value;
-    projection[c] = static_cast<S>(factor * r * r * sum_gd[c]);
-    offset[c] = static_cast<S>(factor * sum_g[c]);
+    const BackwardFactors f =
+        backward_factors(k.sums[c], k.sums[C + c], rstd[c], scale[c], per_value);
+    factors[c] = static_cast<S>(f.of_d);
+    factors[C + c] = static_cast<S>(f.offset);
   }
 }
 
-// The factors of DoubleBackward::Map; their derivation is beside the eager kernel.
 template <typename S>
 void double_backward_finish(const DoubleBackwardChannels& k) {
   const int64_t C = k.channels;
-  const double* sum = k.sums;  // v, g, v d, g d, v g
   const S* rstd = static_cast<const S*>(k.stats) + C;
   const S* scale = static_cast<const S*>(k.stats) + 2 * C;
   const S* p = static_cast<const S*>(k.ddweight);
   const S* q = static_cast<const S*>(k.ddbias);
   S* factors = static_cast<S*>(k.factors);
-  if (!k.training) {  // the statistics are constants: their terms vanish
-    for (int64_t c = k.begin; c < k.end; ++c) {
-      factors[c] = static_cast<S>(rstd[c] * p[c]);
-      factors[C + c] = q[c];
-      k.d_weight[c] = rstd[c] * sum[4 * C + c];
-    }
-    return;
-  }
   const double per_value = 1 / k.values;
   for (int64_t c = k.begin; c < k.end; ++c) {
-    const double r = rstd[c];
-    const double mean_v = sum[c] * per_value, mean_g = sum[C + c] * per_value;
-    const double mean_vh = r * sum[2 * C + c] * per_value;
-    const double mean_gh = r * sum[3 * C + c] * per_value;
-    const double s = sum[4 * C + c] - k.values * (mean_v * mean_g + mean_vh * mean_gh);
-    // e = g * of_g - v * of_v
-    const double of_g = p[c] - scale[c] * mean_vh, of_v = scale[c] * mean_gh;
-    const double mean_e = mean_g * of_g - mean_v * of_v;
-    const double mean_eh = mean_gh * of_g - mean_vh * of_v;
-    factors[c] = static_cast<S>(r * of_g);
-    factors[C + c] = static_cast<S>(q[c] - scale[c] * mean_v);
-    factors[2 * C + c] = static_cast<S>(-r * of_v);
-    factors[3 * C + c] = static_cast<S>(-r * r * (mean_eh + scale[c] * s * per_value));
-    factors[4 * C + c] = static_cast<S>(-r * mean_e);
-    k.d_weight[c] = r * s;
+    const double* sum = k.sums + c;
+    const DoubleBackwardSums sums{sum[0], sum[C], sum[2 * C], sum[3 * C], sum[4 * C]};
+    const DoubleBackwardFactors f =
+        k.training
+            ? double_backward_factors(sums, rstd[c], scale[c], p[c], q[c], k.values, per_value)
+            : double_backward_factors_eval(sums, rstd[c], p[c], q[c]);
+    factors[c] = static_cast<S>(f.mixed);
+    factors[C + c] = static_cast<S>(f.g_offset);
+    factors[2 * C + c] = static_cast<S>(f.of_v);
+    factors[3 * C + c] = static_cast<S>(f.of_d);
+    factors[4 * C + c] = static_cast<S>(f.u_offset);
+    k.d_weight[c] = f.d_weight;
   }
 }
 
 // ---------------------------------------------------------------- the table
 
 template <typename T, typename Op, bool channels_last>
-constexpr Kernel reduce = channels_last ? Walk<T, Op>::reduce_rows : Walk<T, Op>::reduce_images;
+constexpr Kernel reduce =
+    channels_last ? Traversal<T, Op>::reduce_rows : Traversal<T, Op>::reduce_images;
 template <typename T, typename Op, bool channels_last>
-constexpr Kernel map = channels_last ? Walk<T, Op>::map_rows : Walk<T, Op>::map_images;
+constexpr Kernel map = channels_last ? Traversal<T, Op>::map_rows : Traversal<T, Op>::map_images;
 
 template <typename T, Activation A, bool act_norm, bool channels_last>
 const Kernels& table() {
@@ -266,14 +262,12 @@ const Kernels& for_activation(const Selection& s) {
   if constexpr (told_activation<T, 1>) {
     return s.act_norm ? for_layout<T, any, true>(s.channels_last)
                       : for_layout<T, any, false>(s.channels_last);
-  } else if (s.activation == Activation::none) {  // both orders are the same
-    return for_layout<T, Activation::none, false>(s.channels_last);
-  } else if (s.activation == Activation::relu) {
-    return s.act_norm ? for_layout<T, Activation::relu, true>(s.channels_last)
-                      : for_layout<T, Activation::relu, false>(s.channels_last);
   } else {
-    return s.act_norm ? for_layout<T, Activation::leaky_relu, true>(s.channels_last)
-                      : for_layout<T, Activation::leaky_relu, false>(s.channels_last);
+    return with_activation(s.activation, [&](auto a) -> const Kernels& {
+      constexpr bool differs = a() != Activation::none;  // both orders are the same without one
+      return s.act_norm ? for_layout<T, a(), differs>(s.channels_last)
+                        : for_layout<T, a(), false>(s.channels_last);
+    });
   }
 }
 

@@ -24,18 +24,18 @@ struct Lanes {
 };
 
 template <typename T, typename Op>
-struct Walk {
+struct Traversal {
   using V = Vec<T>;
   static constexpr int64_t L = lanes<T>;
 
   // A Call, copied: stores to the output could otherwise change it, and the compiler would read it
   // again for every vector.
-  struct Operands {
+  struct Pointers {
     const T* in[Op::inputs];
     T* out[2];
     decltype(activation_slope<T, Op::inputs>(Call{})) slope;
 
-    GANFAST_INLINE explicit Operands(const Call& call)
+    GANFAST_INLINE explicit Pointers(const Call& call)
         : out{static_cast<T*>(call.out[0]), static_cast<T*>(call.out[1])},
           slope(activation_slope<T, Op::inputs>(call)) {
       for (int i = 0; i < Op::inputs; ++i) in[i] = static_cast<const T*>(call.in[i]);
@@ -74,7 +74,7 @@ struct Walk {
       for (int i = 0; i < Op::results; ++i) sums[i] += other.sums[i];
     }
     template <int N>
-    GANFAST_INLINE void full(const Operands& at, int64_t offset, int64_t step, const V* k) {
+    GANFAST_INLINE void full(const Pointers& at, int64_t offset, int64_t step, const V* k) {
       V result[N][Op::results];
       for (int j = 0; j < N; ++j) at.apply(offset + j * step, k, result[j]);
       for (int i = 0; i < Op::results; ++i) {
@@ -85,7 +85,7 @@ struct Walk {
         sums[i] += sum;
       }
     }
-    GANFAST_INLINE void some(const Operands& at, int64_t offset, Lanes l, const V* k) {
+    GANFAST_INLINE void some(const Pointers& at, int64_t offset, Lanes l, const V* k) {
       V result[Op::results];
       if (l.end == L) {
         at.apply(offset, k, result);
@@ -97,7 +97,7 @@ struct Walk {
   };
   struct Store {
     template <int N>
-    GANFAST_INLINE void full(const Operands& at, int64_t offset, int64_t step, const V* k) const {
+    GANFAST_INLINE void full(const Pointers& at, int64_t offset, int64_t step, const V* k) const {
       V values[N][Op::inputs], result[N][Op::results];
       for (int j = 0; j < N; ++j) {
         for (int i = 0; i < Op::inputs; ++i) values[j][i] = load(at.in[i] + offset + j * step);
@@ -107,7 +107,7 @@ struct Walk {
         for (int i = 0; i < Op::results; ++i) store(at.out[i] + offset + j * step, result[j][i]);
       }
     }
-    GANFAST_INLINE void some(const Operands& at, int64_t offset, Lanes l, const V* k) const {
+    GANFAST_INLINE void some(const Pointers& at, int64_t offset, Lanes l, const V* k) const {
       if (l.end == L) return full<1>(at, offset, 0, k);  // some lanes twice, with the same values
       V result[Op::results];
       at.apply_some(offset, l.end, k, result);
@@ -117,7 +117,7 @@ struct Walk {
 
   // Visits `length` elements from `offset` on in each of some images, `stride` elements apart.
   template <typename Action>
-  static GANFAST_INLINE void visit_planes(const Operands& at, int64_t offset, int64_t images,
+  static GANFAST_INLINE void visit_planes(const Pointers& at, int64_t offset, int64_t images,
                                           int64_t stride, int64_t length, const V* k,
                                           Action& action) {
     const bool across = images == together && length < together * L;
@@ -145,48 +145,56 @@ struct Walk {
     }
   }
 
-  // NC*: sums over the images and positions of the range, channel by channel.
+  // NC*: sums over the images and positions of the range, in runs that float lanes can add up.
   static void reduce_images(const Call& call, const Range& range) {
-    const Operands at(call);
     const int64_t C = call.channels, P = call.positions;
-    const int64_t block = range.channel_end - range.channel_begin;
     const int64_t piece = P < run_vectors * L ? P : run_vectors * L;
     const int64_t images_per_run = run_vectors / ((piece + L - 1) / L);
     DoubleSum totals[max_channel_block][Op::results];
-    Sum sums[max_channel_block];
-    for (int64_t c = 0; c < block; ++c) {
-      for (int i = 0; i < Op::results; ++i) totals[c][i] = DoubleSum{};
+    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+      for (DoubleSum& total : totals[c - range.channel_begin]) total = DoubleSum{};
     }
+    Range run = range;
     for (int64_t n = range.outer_begin; n < range.outer_end; n += images_per_run) {
-      const int64_t n_end = smaller(n + images_per_run, range.outer_end);
+      run.outer_begin = n;
+      run.outer_end = smaller(n + images_per_run, range.outer_end);
       for (int64_t p = 0; p < P; p += piece) {
-        const int64_t length = smaller(piece, P - p);
-        for (int64_t c = 0; c < block; ++c) sums[c] = Sum{};
-        for (int64_t m = n; m < n_end; m += together) {
-          for (int64_t c = 0; c < block; ++c) {
-            V k[Op::vectors];
-            broadcast_vectors(call, range.channel_begin + c, k);
-            const int64_t offset = (m * C + range.channel_begin + c) * P + p;
-            Sum sum = sums[c];  // a copy that lives in registers
-            visit_planes(at, offset, smaller(together, n_end - m), C * P, length, k, sum);
-            sums[c] = sum;
-          }
-        }
-        for (int64_t c = 0; c < block; ++c) {
-          for (int i = 0; i < Op::results; ++i) totals[c][i].add(sums[c].sums[i]);
-        }
+        reduce_run(call, run, p, smaller(piece, P - p), totals);
+      }
+    }
+    for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
+      for (int i = 0; i < Op::results; ++i) {
+        call.sums[i * C + c] += totals[c - range.channel_begin][i].total();
+      }
+    }
+  }
+
+  // Adds `length` positions from p on of a run's images to the totals of its channels.
+  static GANFAST_INLINE void reduce_run(const Call& call, const Range& run, int64_t p,
+                                        int64_t length, DoubleSum (*totals)[Op::results]) {
+    const Pointers at(call);
+    const int64_t C = call.channels, P = call.positions;
+    const int64_t block = run.channel_end - run.channel_begin;
+    Sum sums[max_channel_block];
+    for (int64_t c = 0; c < block; ++c) sums[c] = Sum{};
+    for (int64_t m = run.outer_begin; m < run.outer_end; m += together) {
+      for (int64_t c = 0; c < block; ++c) {
+        V k[Op::vectors];
+        broadcast_vectors(call, run.channel_begin + c, k);
+        const int64_t offset = (m * C + run.channel_begin + c) * P + p;
+        Sum sum = sums[c];  // a copy that lives in registers
+        visit_planes(at, offset, smaller(together, run.outer_end - m), C * P, length, k, sum);
+        sums[c] = sum;
       }
     }
     for (int64_t c = 0; c < block; ++c) {
-      for (int i = 0; i < Op::results; ++i) {
-        call.sums[i * C + range.channel_begin + c] += totals[c][i].total();
-      }
+      for (int i = 0; i < Op::results; ++i) totals[c][i].add(sums[c].sums[i]);
     }
   }
 
   // NC*: the op on every element of the range.
   static void map_images(const Call& call, const Range& range) {
-    const Operands at(call);
+    const Pointers at(call);
     const int64_t C = call.channels, P = call.positions;
     const Store action;
     for (int64_t n = range.outer_begin; n < range.outer_end; n += together) {
@@ -201,7 +209,7 @@ struct Walk {
 
   // Channels-last: sums over the rows and channels of the range.
   static void reduce_rows(const Call& call, const Range& range) {
-    const Operands at(call);
+    const Pointers at(call);
     const int64_t widest = stripe_vectors * L, run = run_length * rows_together;
     for (int64_t c = range.channel_begin; c < range.channel_end; c += widest) {
       const int64_t c_end = smaller(c + widest, range.channel_end);
@@ -211,7 +219,7 @@ struct Walk {
     }
   }
 
-  static GANFAST_INLINE void reduce_stripe(const Call& call, const Operands& at,
+  static GANFAST_INLINE void reduce_stripe(const Call& call, const Pointers& at,
                                            const Range& range) {
     Sum sums[stripe_vectors];
     for (int64_t c = range.channel_begin; c < range.channel_end; c += L) {
@@ -234,7 +242,7 @@ struct Walk {
 
   // Adds `rows` rows from r on to the stripe's sums.
   template <int rows>
-  static GANFAST_INLINE void reduce_together(const Call& call, const Operands& at,
+  static GANFAST_INLINE void reduce_together(const Call& call, const Pointers& at,
                                              const Range& range, int64_t r, Sum* sums) {
     const int64_t C = call.channels;
     int64_t c = range.channel_begin;
@@ -256,7 +264,7 @@ struct Walk {
 
   // Channels-last: the op on every element of the range.
   static void map_rows(const Call& call, const Range& range) {
-    const Operands at(call);
+    const Pointers at(call);
     int64_t r = range.outer_begin;
     for (; r + together <= range.outer_end; r += together)
       map_together<together>(call, at, range, r);
@@ -264,7 +272,7 @@ struct Walk {
   }
 
   template <int rows>
-  static GANFAST_INLINE void map_together(const Call& call, const Operands& at, const Range& range,
+  static GANFAST_INLINE void map_together(const Call& call, const Pointers& at, const Range& range,
                                           int64_t r) {
     const int64_t C = call.channels;
     const Store action;

@@ -13,12 +13,11 @@
 #include <string_view>
 #include <vector>
 
+#include "common/checks.h"
 #include "cpu/batch_norm_act/kernels.h"
 #include "cpu/dispatch.h"
 
 namespace ganfast {
-
-using at::Tensor;
 
 // Elements below which a second thread costs more than it saves.
 inline constexpr int64_t elements_per_thread = 32768;
@@ -32,30 +31,20 @@ inline constexpr int64_t most_contiguous = 4096;
 // the order of additions, and so the bits of the result, must not depend on the machine's load.
 inline constexpr int64_t wanted_tasks = 32;
 
-inline Activation parse_activation(std::optional<std::string_view> name) {
-  if (!name) return Activation::none;
-  if (*name == "relu") return Activation::relu;
-  TORCH_CHECK(*name == "leaky_relu", "ganfast: the native kernels have no activation '", *name,
-              "'");
-  return Activation::leaky_relu;
-}
-
 // How one tensor's elements are shared out: over chunks of the batch (splits), blocks of channels
 // and parts of the images or rows. `inputs` tensors are read for sums; none, and there is only a
 // map.
-struct Plan {
-  Plan(const Tensor& x, int64_t splits_, std::optional<std::string_view> name, double slope,
-       std::string_view order, int64_t inputs)
+struct Tiling {
+  Tiling(const Tensor& x, int64_t splits_, std::optional<std::string_view> name, double slope,
+         std::string_view order, int64_t inputs)
       : format(x.suggest_memory_format()),
-        arithmetic(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+        arithmetic(arithmetic_type(x)),
         splits(splits_),
         channels(x.size(1)),
         values(x.numel() == 0 ? 0 : x.numel() / (channels * splits)),
         element_size(static_cast<int64_t>(x.element_size())),
         activation(parse_activation(name)),
         negative_slope(slope) {
-    TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ",
-                x.size(0), ", got ", splits);
     const int64_t images = x.size(0) / splits;
     const int64_t all_positions = images == 0 ? 0 : values / images;
     const bool channels_last = format != at::MemoryFormat::Contiguous || all_positions <= 1;
@@ -63,24 +52,17 @@ struct Plan {
     outer = channels_last ? images * all_positions : images;
     kernels = &select_kernels<Selection>(
         {element_type("batch_norm_act", x), activation, order == "act_norm", channels_last});
-    if (channels_last) {
-      block = std::max<int64_t>(1, channels);
-      // What takes two inputs or three is worth a second thread sooner.
-      outer_per_part = std::max<int64_t>(1, cached_elements / (inputs > 1 ? 2 : 1) / block);
-    } else if (inputs == 0) {
-      block = std::max<int64_t>(1, channels);
-      outer_per_part = std::max<int64_t>(1, elements_per_thread / (block * positions));
+    if (channels_last || inputs == 0) {
+      block = std::max<int64_t>(1, channels);  // a task takes whole rows, or images
+      // What is read twice should stay in cache; two inputs or three are worth a thread sooner.
+      const int64_t elements =
+          channels_last ? cached_elements / (inputs > 1 ? 2 : 1) : elements_per_thread;
+      outer_per_part = elements / (block * positions);
     } else {
-      block = std::min(most_contiguous / positions, cached_elements / std::max<int64_t>(1, values));
-      block = std::max(block, least_contiguous / positions);
-      block = std::clamp<int64_t>(block, 1, max_channel_block);
-      block = std::min(block, std::max<int64_t>(1, channels / at::get_num_threads()));
-      const int64_t tasks = splits * channels;
-      const int64_t parts_wanted = tasks >= wanted_tasks ? 1 : (wanted_tasks + tasks - 1) / tasks;
-      outer_per_part = (outer + parts_wanted - 1) / parts_wanted;
-      const int64_t least = elements_per_thread / (channels * positions);
-      outer_per_part = std::max({outer_per_part, least, int64_t{1}});
+      block = channels_per_block();
+      outer_per_part = images_per_part();
     }
+    outer_per_part = std::max<int64_t>(1, outer_per_part);
     blocks = (channels + block - 1) / block;
     parts = std::max<int64_t>(1, (outer + outer_per_part - 1) / outer_per_part);
   }
@@ -131,6 +113,24 @@ struct Plan {
     });
   }
 
+  // NC*, with sums: channels enough to walk whole pages, and few enough to keep their values in
+  // cache and all threads at work.
+  int64_t channels_per_block() const {
+    const int64_t in_cache = cached_elements / std::max<int64_t>(1, values);
+    int64_t wanted = std::min(most_contiguous / positions, in_cache);
+    wanted = std::max(wanted, least_contiguous / positions);
+    wanted = std::clamp<int64_t>(wanted, 1, max_channel_block);
+    return std::min(wanted, std::max<int64_t>(1, channels / at::get_num_threads()));
+  }
+
+  // NC*, with sums: the batch is cut if there are fewer channels than wanted tasks.
+  int64_t images_per_part() const {
+    const int64_t tasks = splits * channels;
+    const int64_t parts_wanted = std::max<int64_t>(1, (wanted_tasks + tasks - 1) / tasks);
+    const int64_t least = elements_per_thread / (channels * positions);
+    return std::max((outer + parts_wanted - 1) / parts_wanted, least);
+  }
+
   at::MemoryFormat format;
   at::ScalarType arithmetic;
   int64_t splits, channels;
@@ -146,18 +146,20 @@ struct Plan {
 // Sums of one pass, and their totals over the parts of a chunk.
 class Sums {
  public:
-  Sums(const Plan& plan, int64_t count)
-      : plan_(plan), count_(count), data_(plan.splits * plan.parts * count * plan.channels, 0.0) {}
+  Sums(const Tiling& tiling, int64_t count)
+      : tiling_(tiling),
+        count_(count),
+        data_(tiling.splits * tiling.parts * count * tiling.channels, 0.0) {}
 
   double* of(int64_t split, int64_t part) {
-    return data_.data() + (split * plan_.parts + part) * count_ * plan_.channels;
+    return data_.data() + (split * tiling_.parts + part) * count_ * tiling_.channels;
   }
   // Adds the sums of all parts to those of part 0, and returns these.
   const double* fold(int64_t split, const Range& range) {
     double* total = of(split, 0);
-    for (int64_t part = 1; part < plan_.parts; ++part) {
+    for (int64_t part = 1; part < tiling_.parts; ++part) {
       const double* more = of(split, part);
-      for (int64_t i = 0; i < count_ * plan_.channels; i += plan_.channels) {
+      for (int64_t i = 0; i < count_ * tiling_.channels; i += tiling_.channels) {
         for (int64_t c = range.channel_begin; c < range.channel_end; ++c)
           total[i + c] += more[i + c];
       }
@@ -166,13 +168,13 @@ class Sums {
   }
   void clear(int64_t split, int64_t part, const Range& range) {
     for (int64_t i = 0; i < count_; ++i) {
-      double* row = of(split, part) + i * plan_.channels;
+      double* row = of(split, part) + i * tiling_.channels;
       std::fill(row + range.channel_begin, row + range.channel_end, 0.0);
     }
   }
 
  private:
-  const Plan& plan_;
+  const Tiling& tiling_;
   int64_t count_;
   std::vector<double> data_;
 };
@@ -180,32 +182,27 @@ class Sums {
 // Runs sums, finish (once a block of channels has all its sums) and map over the whole tensor. A
 // block whose images are not shared out goes through all three while its data is in cache.
 template <typename SumUp, typename Finish, typename Map>
-void sums_then_map(const Plan& plan, const SumUp& sum_up, const Finish& finish, const Map& map) {
-  if (plan.parts == 1) {
-    plan.for_each_part([&](int64_t split, int64_t block, int64_t part) {
+void sums_then_map(const Tiling& tiling, const SumUp& sum_up, const Finish& finish,
+                   const Map& map) {
+  if (tiling.parts == 1) {
+    tiling.for_each_part([&](int64_t split, int64_t block, int64_t part) {
       sum_up(split, block, part);
       finish(split, block);
       map(split, block, part);
     });
     return;
   }
-  plan.for_each_part(sum_up);
-  at::parallel_for(0, plan.splits * plan.blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) finish(i / plan.blocks, i % plan.blocks);
+  tiling.for_each_part(sum_up);
+  at::parallel_for(0, tiling.splits * tiling.blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) finish(i / tiling.blocks, i % tiling.blocks);
   });
-  plan.for_each_part(map);
-}
-
-// A gradient in x's dtype and memory format. Without the question, `to` alone takes half a
-// microsecond to find that there is nothing to do.
-inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
-  return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
+  tiling.for_each_part(map);
 }
 
 // Calls f with a zero of the arithmetic's type.
 template <typename F>
-void with_scalar(const Plan& plan, const F& f) {
-  if (plan.arithmetic == at::kDouble) {
+void with_scalar(const Tiling& tiling, const F& f) {
+  if (tiling.arithmetic == at::kDouble) {
     f(double{});
   } else {
     f(float{});
@@ -214,43 +211,41 @@ void with_scalar(const Plan& plan, const F& f) {
 
 // A parameter or running statistic in the arithmetic's type; the default where there is none. The
 // usual one is taken as it is: a dispatched conversion costs more than a small layer's arithmetic.
-inline Tensor vector_or(const Plan& plan, const std::optional<Tensor>& vector, double standard,
+inline Tensor vector_or(const Tiling& tiling, const std::optional<Tensor>& vector, double standard,
                         const Tensor& x) {
-  if (!vector || !vector->defined()) {
-    return at::full({plan.channels}, standard, x.options().dtype(plan.arithmetic));
+  if (!has(vector)) {
+    return at::full({tiling.channels}, standard, x.options().dtype(tiling.arithmetic));
   }
-  if (vector->scalar_type() == plan.arithmetic && vector->is_contiguous()) return *vector;
-  return vector->to(plan.arithmetic).contiguous();
+  if (vector->scalar_type() == tiling.arithmetic && vector->is_contiguous()) return *vector;
+  return vector->to(tiling.arithmetic).contiguous();
 }
 
-// Rows of `stats`, of shape (splits, 4, C).
-enum Row : int64_t { row_mean, row_rstd, row_scale, row_shift };
-
-inline char* row(const Plan& plan, const Tensor& stats, int64_t split, Row index) {
+inline char* row(const Tiling& tiling, const Tensor& stats, int64_t split, StatsRow index) {
   const int64_t size = static_cast<int64_t>(stats.element_size());
-  return const_cast<char*>(data(stats)) + (split * 4 + index) * plan.channels * size;
+  return const_cast<char*>(data(stats)) + (split * 4 + index) * tiling.channels * size;
 }
 
 // The vectors that every map, and every sum of backward, begins with.
-inline void set_stats(Call& call, const Plan& plan, const Tensor& stats, int64_t split) {
-  call.vectors[0] = row(plan, stats, split, row_mean);
-  call.vectors[1] = row(plan, stats, split, row_scale);
-  call.vectors[2] = row(plan, stats, split, row_shift);
+inline void set_stats(Call& call, const Tiling& tiling, const Tensor& stats, int64_t split) {
+  call.vectors[0] = row(tiling, stats, split, row_mean);
+  call.vectors[1] = row(tiling, stats, split, row_scale);
+  call.vectors[2] = row(tiling, stats, split, row_shift);
 }
 
 // C-sized vectors of the arithmetic's type, `count` per split.
 class Vectors {
  public:
-  Vectors(const Plan& plan, int64_t count)
-      : plan_(plan), count_(count), data_(plan.splits * count * plan.channels, 0.0) {}
+  Vectors(const Tiling& tiling, int64_t count)
+      : tiling_(tiling), count_(count), data_(tiling.splits * count * tiling.channels, 0.0) {}
   // Room for doubles serves floats too; rows lie `channels` values of the arithmetic apart.
   void* of(int64_t split, int64_t index) {
-    const int64_t size = plan_.arithmetic == at::kDouble ? sizeof(double) : sizeof(float);
-    return reinterpret_cast<char*>(data_.data()) + (split * count_ + index) * plan_.channels * size;
+    const int64_t size = tiling_.arithmetic == at::kDouble ? sizeof(double) : sizeof(float);
+    return reinterpret_cast<char*>(data_.data()) +
+           (split * count_ + index) * tiling_.channels * size;
   }
 
  private:
-  const Plan& plan_;
+  const Tiling& tiling_;
   int64_t count_;
   std::vector<double> data_;
 };

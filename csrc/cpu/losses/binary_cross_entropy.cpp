@@ -1,23 +1,23 @@
 // The ops of binary_cross_entropy on the CPU; the mathematics is in common/loss_math.h.
-#include <torch/library.h>
-
 #include <atomic>
 #include <optional>
 #include <string_view>
 
+#include "common/signatures.h"
 #include "cpu/losses/tiling.h"
 
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
 // The tensors of one call in one order of memory.
-struct Operands {
-  Operands(const Tensor& x_any, const OptionalTensor& target_any, double label,
-           const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any, bool from_logits)
+struct CrossEntropy {
+  CrossEntropy(const Tensor& x_any, const OptionalTensor& target_any, double label,
+               const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any,
+               bool from_logits)
       : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
+    TORCH_CHECK(!has(target_any) || target_any->scalar_type() == x.scalar_type(),
+                "expected a target of dtype ", toString(x.scalar_type()),
+                ", as the input has, found ", toString(target_any->scalar_type()));
     target = like_x("target", target_any, x.scalar_type());
     weight = like_x("weight", weight_any, arithmetic_type(x));
     pos_weight = like_x("pos_weight", pos_weight_any, arithmetic_type(x));
@@ -39,11 +39,8 @@ struct Operands {
 
  private:
   Tensor like_x(const char* name, const OptionalTensor& t, at::ScalarType type) const {
-    if (!t || !t->defined()) return Tensor();
-    TORCH_CHECK(t->device() == x.device(), name, " must be on ", x.device(), " as x is, got ",
-                t->device());
-    TORCH_CHECK(t->sizes() == x.sizes(), name, " must have the shape of x, ", x.sizes(), ", got ",
-                t->sizes());
+    if (!has(t)) return Tensor();
+    check_like_x(name, *t, x);
     return (t->scalar_type() == type ? *t : t->to(type)).contiguous(format);
   }
 };
@@ -51,7 +48,8 @@ struct Operands {
 Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
                const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                std::string_view reduction) {
-  Operands o(x, target, label, weight, pos_weight, from_logits);
+  check_reduction(reduction);
+  CrossEntropy o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   if (reduction == "none") {
     Tensor y = output_like(o.x);
@@ -70,13 +68,19 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
 Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target, double label,
                 const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                 std::string_view reduction) {
-  Operands o(x, target, label, weight, pos_weight, from_logits);
+  check_reduction(reduction);
+  if (reduction == "none") {
+    check_like_x("dy", dy, x);
+  } else {
+    check_scalar("dy", dy, x);
+  }
+  CrossEntropy o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   Tensor dx = output_like(o.x);
   o.call.out = mutable_data(dx);
   Tensor dy_like_x;
   if (reduction == "none") {
-    dy_like_x = dy.to(x.scalar_type()).expand(x.sizes()).contiguous(o.format);
+    dy_like_x = dy.to(x.scalar_type()).contiguous(o.format);
     o.call.dy = data(dy_like_x);
   } else {
     o.call.factor = value_of(dy) / (reduction == "mean" ? static_cast<double>(n) : 1.0);
@@ -87,8 +91,8 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  m.impl("binary_cross_entropy", &forward);
-  m.impl("binary_cross_entropy_backward", &backward);
+  implement<BinaryCrossEntropy>(m, &forward);
+  implement<BinaryCrossEntropyBackward>(m, &backward);
 }
 
 }  // namespace

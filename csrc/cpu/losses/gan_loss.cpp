@@ -1,27 +1,15 @@
 // The ops of gan_loss on the CPU; the mathematics is in common/loss_math.h.
 #include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 #include <optional>
 #include <string_view>
 #include <tuple>
 
+#include "common/signatures.h"
 #include "cpu/losses/tiling.h"
 
 namespace ganfast {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-Loss parse_kind(std::string_view kind) {
-  if (kind == "probabilities") return Loss::probabilities;
-  if (kind == "logits") return Loss::logits;
-  if (kind == "squared") return Loss::squared;
-  if (kind == "hinge") return Loss::hinge;
-  TORCH_CHECK(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
-  return Loss::linear;
-}
 
 const LossKernels& kernels_for(const Tensor& x, std::string_view kind) {
   return select_kernels<LossSelection>({element_type("gan_loss", x), parse_kind(kind), true});
@@ -53,15 +41,11 @@ std::pair<Scores, Scores> real_and_fake(const Tensor& real, const Tensor& fake, 
 
 Tensor contiguous(const Tensor& x) { return x.contiguous(x.suggest_memory_format()); }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const OptionalTensor& fake_any,
-                                           std::string_view kind, double real_label,
-                                           double fake_label, int64_t splits) {
+ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view kind,
+                     double real_label, double fake_label, int64_t splits) {
+  check_scores(real_any, fake_any, splits);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
-  TORCH_CHECK(!fake.defined() ||
-                  (fake.scalar_type() == real.scalar_type() && fake.device() == real.device()),
-              "real and fake scores must agree in dtype and device, got ", real.scalar_type(),
-              " on ", real.device(), " and ", fake.scalar_type(), " on ", fake.device());
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const LossKernels& kernels = kernels_for(real, kind);
   const at::ScalarType type = arithmetic_type(real);
   const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
@@ -81,12 +65,13 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const Optiona
           scalar(of_fake[1], type)};
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
-                                    const OptionalTensor& fake_any, std::string_view kind,
-                                    double real_label, double fake_label, int64_t splits,
-                                    bool need_real, bool need_fake) {
+TwoTensors backward(const Tensor& dloss, const Tensor& real_any, const OptionalTensor& fake_any,
+                    std::string_view kind, double real_label, double fake_label, int64_t splits,
+                    bool need_real, bool need_fake) {
+  check_scores(real_any, fake_any, splits);
+  check_scalar("dloss", dloss, real_any);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const LossKernels& kernels = kernels_for(real, kind);
   const auto gradient_of = [&](const Tensor& x, bool needed) {
     return needed && x.defined() ? output_like(x) : at::empty({0}, real.options());
@@ -110,8 +95,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  m.impl("gan_loss", &forward);
-  m.impl("gan_loss_backward", &backward);
+  implement<GanLoss>(m, &forward);
+  implement<GanLossBackward>(m, &backward);
 }
 
 }  // namespace

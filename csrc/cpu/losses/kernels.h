@@ -4,11 +4,10 @@
 #include <cstdint>
 
 #include "common/activation.h"
+#include "common/loss.h"
 #include "cpu/instruction_set.h"
 
 namespace ganfast {
-
-enum class Loss { probabilities, logits, squared, hinge, linear };
 
 // Tensors of one shape and order in memory; a null pointer stands for a tensor that is not there.
 struct LossCall {

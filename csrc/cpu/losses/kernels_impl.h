@@ -26,10 +26,10 @@ struct LossLoop {
   }
 
   // One vector of elements from i on, the first `count` of which exist.
-  struct Operands {
+  struct ScoreVector {
     V x, t, p, w;
 
-    GANFAST_INLINE Operands(const LossCall& call, int64_t i, int64_t count)
+    GANFAST_INLINE ScoreVector(const LossCall& call, int64_t i, int64_t count)
         : x(load_up_to(static_cast<const T*>(call.x) + i, count)),
           t(optional<T>(call.target, i, count, call.label)),
           p(K == Loss::logits ? optional<S>(call.pos_weight, i, count, 1) : V{} + S{1}),
@@ -44,7 +44,7 @@ struct LossLoop {
   struct Watch {
     Mask input{}, target{};
 
-    GANFAST_INLINE void look(const Operands& o) {
+    GANFAST_INLINE void look(const ScoreVector& o) {
       if constexpr (K != Loss::probabilities) return;
       input |= ~((o.x >= V{}) & (o.x <= V{} + S{1}));
       if constexpr (!plain) target |= ~((o.t >= V{}) & (o.t <= V{} + S{1}));
@@ -68,14 +68,14 @@ struct LossLoop {
       const int64_t run_end = end - i > loss_run * L ? i + loss_run * L : end;
       V run_loss{}, run_score{};
       for (; i + L <= run_end; i += L) {
-        const Operands o(call, i, L);
+        const ScoreVector o(call, i, L);
         watch.look(o);
         run_loss += o.loss();
         if constexpr (scored) run_score += score_of<K, VectorMath>(o.x);
       }
       if (i < run_end) {
         const int64_t count = run_end - i;
-        const Operands o(call, i, count);
+        const ScoreVector o(call, i, count);
         watch.look(o);
         run_loss += keep<T>(o.loss(), 0, count);
         if constexpr (scored) run_score += keep<T>(score_of<K, VectorMath>(o.x), 0, count);
@@ -102,7 +102,7 @@ struct LossLoop {
     const LossCall call = given;
     Watch watch{};
     for (int64_t i = begin; i < end; i += L) {
-      const Operands o(call, i, end - i);
+      const ScoreVector o(call, i, end - i);
       watch.look(o);
       store_up_to(call, i, o.loss(), end - i);
     }
@@ -113,7 +113,7 @@ struct LossLoop {
     const LossCall call = given;
     const V factor = broadcast<V>(static_cast<S>(call.factor));
     for (int64_t i = begin; i < end; i += L) {
-      const Operands o(call, i, end - i);
+      const ScoreVector o(call, i, end - i);
       const V dy = call.dy ? load_up_to(static_cast<const T*>(call.dy) + i, end - i) : factor;
       const V dx = dy * slope_of<K, VectorMath>(o.x, o.t, o.p);
       store_up_to(call, i, plain ? dx : dx * o.w, end - i);

@@ -9,6 +9,7 @@
 #include <array>
 #include <vector>
 
+#include "common/checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/losses/kernels.h"
 
@@ -53,10 +54,6 @@ inline at::Tensor scalar(double value, at::ScalarType type) {
 inline double value_of(const at::Tensor& scalar) {
   if (scalar.scalar_type() == at::kFloat) return *scalar.const_data_ptr<float>();
   return scalar.item<double>();
-}
-
-inline at::ScalarType arithmetic_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
 // Sums of losses and scores of n elements, in the order of the tasks.

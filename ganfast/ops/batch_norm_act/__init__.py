@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 from ganfast.ops import registry
-from ganfast.ops.batch_norm_act import reference
+from ganfast.ops.batch_norm_act import arguments, reference
 from ganfast.ops.tensors import accumulation_dtype, empty_like
 
 
@@ -76,6 +76,7 @@ train = registry.define(
     "batch_norm_act_train",
     reference.train,
     fake=_fake_train,
+    check=arguments.check_train,
     results=("y", "stats"),
     mutates=("running_mean", "running_var", "num_batches_tracked"),
     triton="ganfast.ops.batch_norm_act.triton:train",
@@ -86,6 +87,7 @@ evaluate = registry.define(
     "batch_norm_act_eval",
     reference.evaluate,
     fake=_fake_eval,
+    check=arguments.check_eval,
     results=("y", "stats"),
     triton="ganfast.ops.batch_norm_act.triton:evaluate",
 )
@@ -94,6 +96,7 @@ backward = registry.define(
     "batch_norm_act_backward",
     reference.backward,
     fake=_fake_backward,
+    check=arguments.check_backward,
     results=("dx", "dweight", "dbias"),
     triton="ganfast.ops.batch_norm_act.triton:backward",
 )
@@ -101,6 +104,7 @@ double_backward = registry.define(
     "batch_norm_act_double_backward",
     reference.double_backward,
     fake=_fake_double_backward,
+    check=arguments.check_double_backward,
     results=("d_dy", "d_x", "d_weight"),
     triton="ganfast.ops.batch_norm_act.triton:double_backward",
 )
@@ -162,8 +166,18 @@ class _Backward(torch.autograd.Function):
         return (d_dy, d_x, d_weight if ctx.needs_input_grad[2] else None, None, *rest)
 
 
+def _refuse_gradients(**running: Tensor | None) -> None:
+    """Raise as torch does: statistics are constants of the op, a gradient would be lost."""
+    for name, buffer in running.items():
+        if buffer is not None and buffer.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"batch_norm_act is not differentiable with respect to {name}: give {name}.detach()"
+            )
+
+
 def _train_autograd(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
     running_mean, running_var, num_batches_tracked, _, eps, *act, _ = rest
+    _refuse_gradients(running_mean=running_mean, running_var=running_var)
     for buffer in (running_mean, running_var, num_batches_tracked):
         if buffer is not None:  # as torch's own in-place update would
             torch.autograd.graph.increment_version(buffer)
@@ -171,17 +185,15 @@ def _train_autograd(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest
 
 
 def _eval_autograd(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
-    _, _, eps, *act = rest
+    running_mean, running_var, eps, *act = rest
+    _refuse_gradients(running_mean=running_mean, running_var=running_var)
     return _Forward.apply(evaluate, (eps, False, *act), x, weight, bias, *rest)
 
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "batch_norm_act_double_backward",
-        registry.differentiable_by(
-            reference.double_backward_differentiable, otherwise=double_backward
-        ),
+    registry.differentiate(
+        "batch_norm_act_double_backward", by=reference.double_backward_differentiable
     )
     if python_autograd:
         registry.register_autograd("batch_norm_act_train", _train_autograd)

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.activations import ActivationConfig
-from ganfast.ops.batch_norm_act.arguments import check_vectors
-from ganfast.ops.tensors import accumulation_dtype, result_like
+from ganfast.ops.tensors import accumulation_dtype, empty_like, result_like
 
 
 def train(
@@ -32,22 +31,22 @@ def train(
     splits: int,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the batch's own statistics and update the running ones in place."""
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     act = ActivationConfig(activation, negative_slope, order)
     u = act.before(_chunked(x, x, splits))
     mean, rest, var = _moments(u)
     z, stats = _normalised(u - mean, mean, rest, var, weight, bias, eps)
-    if x.numel() == 0:  # a gradient of 0, not of NaN
-        stats[:, 1:3] = 0
-    values = x.numel() // max(1, x.shape[1] * splits)
+    if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
+        stats[:, 1:3] = 0  # a gradient of 0, not of NaN
+        if num_batches_tracked is not None:
+            num_batches_tracked.add_(splits)
+        return empty_like(x), stats
+    values = x.numel() // (x.shape[1] * splits)
     correction = values / (values - 1) if values > 1 else math.nan
     for chunk in range(splits):
         if num_batches_tracked is not None:
             num_batches_tracked.add_(1)
-        if x.numel() == 0:  # torch counts an empty batch, and leaves the statistics
-            continue
         if momentum is None:
-            assert num_batches_tracked is not None  # functional.batch_norm_act has checked
+            assert num_batches_tracked is not None  # check_train has seen to it
             step: Tensor | float = num_batches_tracked.to(u.dtype).reciprocal()
         else:
             step = momentum
@@ -68,9 +67,8 @@ def evaluate(
     order: str,
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     dtype = accumulation_dtype(x)
-    mean, var = (t.to(dtype).reshape(1, 1, -1, 1) for t in (running_mean, running_var))
+    mean, var = (t.to(dtype).flatten().view(1, 1, -1, 1) for t in (running_mean, running_var))
     act = ActivationConfig(activation, negative_slope, order)
     u = act.before(_chunked(x, x, 1))
     z, stats = _normalised(u - mean, mean, torch.zeros_like(mean), var, weight, bias, eps)
@@ -200,7 +198,7 @@ def _double_backward(
     assert g is not None
     mean, rstd, scale, shift = _per_channel(stats)
     w, p, q = (
-        default if vector is None else vector.to(stats.dtype).reshape(1, 1, -1, 1)
+        default if vector is None else vector.to(stats.dtype).flatten().view(1, 1, -1, 1)
         for vector, default in ((weight, 1.0), (ddweight, 0.0), (ddbias, 0.0))
     )
     v = torch.zeros_like(xs) if v is None else v
@@ -229,13 +227,13 @@ def _double_backward(
 def _to(vector: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     # Contiguous: torch's channels-last backward reads another weight than that of a strided vector
     # (seen with torch 2.15 on inputs of shape (N, C, 1)).
-    return None if vector is None else vector.to(dtype).contiguous()
+    return None if vector is None else vector.to(dtype).flatten().contiguous()
 
 
 def _follow(running: Tensor | None, batch: Tensor, step: Tensor | float) -> None:
     """Move a running statistic towards this batch's, in the batch's precision."""
     if running is not None:
-        running.copy_((1 - step) * running.to(batch.dtype) + step * batch)
+        running.copy_((1 - step) * running.to(batch.dtype) + step * batch.view_as(running))
 
 
 def _moments(u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -263,7 +261,9 @@ def _normalised(
 ) -> tuple[Tensor, Tensor]:
     """Return z of the deviations d = u - mean, and ``stats``."""
     w, b = (
-        torch.full_like(mean[:1], default) if v is None else v.to(d.dtype).reshape(1, 1, -1, 1)
+        torch.full_like(mean[:1], default)
+        if v is None
+        else v.to(d.dtype).flatten().view(1, 1, -1, 1)
         for v, default in ((weight, 1.0), (bias, 0.0))
     )
     rstd = (var + eps).rsqrt()

@@ -18,7 +18,6 @@ from torch._prims_common import suggest_memory_format
 from ganfast.ops.batch_norm_act import triton_backward as backward_kernels
 from ganfast.ops.batch_norm_act import triton_double_backward as double_backward_kernels
 from ganfast.ops.batch_norm_act import triton_forward as forward_kernels
-from ganfast.ops.batch_norm_act.arguments import check_vectors
 from ganfast.ops.batch_norm_act.triton_tiling import Plan, plan
 from ganfast.ops.tensors import accumulation_dtype, empty_like
 from ganfast.ops.triton_launch import dense, launch
@@ -97,7 +96,6 @@ def train(
     """Normalise with the batch's own statistics and update the running ones in place."""
     *buffers, momentum, eps, activation, negative_slope, order, splits = rest
     running_mean, running_var, num_batches_tracked = buffers
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     stats = x.new_empty((splits, 4, x.shape[1]), dtype=accumulation_dtype(x))
     memory_format = suggest_memory_format(x)
     y = empty_like(x)
@@ -145,7 +143,6 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """Normalise with the running statistics."""
     running_mean, running_var, eps, activation, negative_slope, order = rest
-    check_vectors(x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     memory_format = suggest_memory_format(x)
     shape = x.shape
     if x.numel() == 0:  # the statistics are results too: those of an image that is not read

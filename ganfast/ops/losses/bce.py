@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ganfast.ops import registry
-from ganfast.ops.losses import reference
+from ganfast.ops.losses import arguments, reference
 from ganfast.ops.tensors import empty_like
 
 
@@ -49,18 +49,21 @@ forward = registry.define(
     "binary_cross_entropy",
     reference.binary_cross_entropy,
     fake=_fake,
+    check=arguments.check_cross_entropy,
     triton="ganfast.ops.losses.triton:binary_cross_entropy",
 )
 backward = registry.define(
     "binary_cross_entropy_backward",
     reference.binary_cross_entropy_backward,
     fake=_fake_backward,
+    check=arguments.check_cross_entropy_backward,
     triton="ganfast.ops.losses.triton:binary_cross_entropy_backward",
 )
 target_backward = registry.define(
     "binary_cross_entropy_target_backward",
     reference.binary_cross_entropy_target_backward,
     fake=_fake_target_backward,
+    check=arguments.check_cross_entropy_backward,
 )
 
 
@@ -96,15 +99,7 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "binary_cross_entropy_backward",
-        registry.differentiable_by(reference.binary_cross_entropy_backward, otherwise=backward),
-    )
-    registry.register_autograd(
-        "binary_cross_entropy_target_backward",
-        registry.differentiable_by(
-            reference.binary_cross_entropy_target_backward, otherwise=target_backward
-        ),
-    )
+    for name in ("binary_cross_entropy_backward", "binary_cross_entropy_target_backward"):
+        registry.differentiate(name, by=getattr(reference, name))
     if python_autograd:
         registry.register_autograd("binary_cross_entropy", _Forward.apply)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from ganfast.ops import registry
-from ganfast.ops.losses import reference
+from ganfast.ops.losses import arguments, reference
 from ganfast.ops.tensors import accumulation_dtype, empty_like
 
 
@@ -59,6 +59,7 @@ forward = registry.define(
     "gan_loss",
     reference.gan_loss,
     fake=_fake,
+    check=arguments.check_gan_loss,
     results=("loss", "real_score", "fake_score"),
     triton="ganfast.ops.losses.triton:gan_loss",
 )
@@ -67,6 +68,7 @@ backward = registry.define(
     "gan_loss_backward",
     reference.gan_loss_backward,
     fake=_fake_backward,
+    check=arguments.check_gan_loss_backward,
     results=("dreal", "dfake"),
     triton="ganfast.ops.losses.triton:gan_loss_backward",
 )
@@ -99,9 +101,6 @@ class _Forward(torch.autograd.Function):
 
 def register(*, python_autograd: bool) -> None:
     """Register the autograd forms: all of them, or only what the extension leaves to Python."""
-    registry.register_autograd(
-        "gan_loss_backward",
-        registry.differentiable_by(reference.gan_loss_backward, otherwise=backward),
-    )
+    registry.differentiate("gan_loss_backward", by=reference.gan_loss_backward)
     if python_autograd:
         registry.register_autograd("gan_loss", _Forward.apply)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from ganfast.ops.losses import triton_kernels as kernels
-from ganfast.ops.tensors import accumulation_dtype, check_floating_point
+from ganfast.ops.tensors import accumulation_dtype
 from ganfast.ops.triton_launch import launch
 
 SCORES_PER_BLOCK = 1024
@@ -130,16 +130,11 @@ def _prepared(
     reduction: str,
 ) -> tuple[tuple[Any, ...], dict[str, Any], str]:
     """Return the operands in x's memory format, the kernels' constants and the reduction."""
-    check_floating_point("binary_cross_entropy", x)
     memory_format = suggest_memory_format(x)
-    ordered: list[Tensor | None] = []
-    for name, tensor in (("target", target), ("weight", weight), ("pos_weight", pos_weight)):
-        if tensor is not None and tensor.shape != x.shape:
-            raise RuntimeError(
-                f"{name} must have the shape of x, {tuple(x.shape)}, got {tuple(tensor.shape)}"
-            )
-        in_order = None if tensor is None else tensor.contiguous(memory_format=memory_format)
-        ordered.append(in_order)
+    ordered = [
+        None if tensor is None else tensor.contiguous(memory_format=memory_format)
+        for tensor in (target, weight, pos_weight)
+    ]
     x = x.contiguous(memory_format=memory_format)
     constants = _constants(x, "logits" if from_logits else "probabilities")
     return (x, ordered[0], label, *ordered[1:]), constants, reduction
@@ -160,18 +155,12 @@ class _Scores(NamedTuple):
 
 
 def _scores(real: Tensor, fake: Tensor | None, splits: int) -> _Scores:
-    check_floating_point("gan_loss", real)
     real = real.contiguous(memory_format=suggest_memory_format(real))
     n = real.numel() // splits
     if splits == 2:
         return _Scores(real, real, n, n, n, True)
     if fake is None:
         return _Scores(real, real, n, 0, 0, False)
-    if fake.dtype != real.dtype or fake.device != real.device:
-        raise RuntimeError(
-            "real and fake scores must agree in dtype and device, got "
-            f"{real.dtype} on {real.device} and {fake.dtype} on {fake.device}"
-        )
     fake = fake.contiguous(memory_format=suggest_memory_format(fake))
     return _Scores(real, fake, n, fake.numel(), 0, True)
 
