@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from ganfast.applications.consistency import Consistency
 from ganfast.applications.updates import descend
 from ganfast.models import ConditionalGAN
 from ganfast.nn import GANLoss
@@ -31,6 +32,7 @@ class ACGANTraining:
         judge: applies the discriminator, and what else is done to the images it sees.
         names_generated: whether the classifier learns from generated images too.
         class_weight: of the classes in the generator's loss.
+        consistency: of the classes of unlabelled images; None for none.
 
     Source:
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585
@@ -44,12 +46,14 @@ class ACGANTraining:
         *,
         names_generated: bool,
         class_weight: float = 1.0,
+        consistency: Consistency | None = None,
     ) -> None:
         self._generator = gan.generator
         self._adam_g, self._adam_d = optimizers
         self._judge = judge
         self._names_generated = names_generated
         self._class_weight = class_weight
+        self._consistency = consistency
         self._loss = GANLoss()
 
     def update(
@@ -75,11 +79,16 @@ class ACGANTraining:
         Returns:
             The losses of the discriminator and of the generator.
         """
-        fake = self._generator(noise, wanted)
-        real = [labelled] if unlabelled is None else [labelled, unlabelled]
-        *judged, (fake_scores, named) = self._judge(*real, fake.detach())
-        d_loss = self._loss.discriminator(judged[-1][0], fake_scores)[0]
-        d_loss = d_loss + functional.cross_entropy(judged[0][1], labels)
+        fake = self._generator(noise, wanted).to(labelled.dtype)  # autocast's is another
+        consistency, others = self._consistency, []
+        if unlabelled is not None:
+            others = consistency.views(unlabelled) if consistency else [unlabelled]
+        known, *judged, (fake_scores, named) = self._judge(labelled, *others, fake.detach())
+        compared = judged[0] if judged else known
+        d_loss = self._loss.discriminator(compared[0], fake_scores)[0]
+        d_loss = d_loss + functional.cross_entropy(known[1], labels)
+        if consistency and judged:
+            d_loss = d_loss + consistency.loss(judged[0][1], judged[1][1])
         if self._names_generated:
             d_loss = d_loss + functional.cross_entropy(named, wanted)
         descend(self._adam_d, d_loss, rate)

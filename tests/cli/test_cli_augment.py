@@ -69,7 +69,7 @@ def test_seeds_repeat_a_run(source, tmp_path):
         (["--labels", "1"], "1 label for 2 classes"),
         (["--labels", "100"], "there are"),
         (["--seeds", "1", "1"], "--seeds must differ"),
-        (["--image-size", "20"], "choose from 16, 32"),
+        (["--image-size", "20"], "choose from 16, 28, 32"),
         (["--data", "npz:nothing.npz"], "no such file"),
         (["--device", "nonsense"], "--device nonsense is not available"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +45,7 @@ def train_conditional(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    progress: Callable[[str, int], Iterable[int]] = lambda _, steps: range(steps),
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
@@ -58,6 +60,7 @@ def train_conditional(
         options: of the networks and the training.
         seed: of every random number.
         device: to train on.
+        progress: takes a title and a number of updates, and yields their numbers.
 
     Raises:
         DivergenceError: the last loss is not finite.
@@ -90,7 +93,7 @@ def train_conditional(
         class_weight=options.class_weight,
     )
     average = WeightAverage(generator, options.decay)
-    for _ in range(options.updates):
+    for _ in progress(f"conditional DCGAN, seed {seed}", options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
         real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)

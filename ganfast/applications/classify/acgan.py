@@ -11,7 +11,7 @@ from ganfast import models
 from ganfast.applications.acgan import ACGANTraining
 from ganfast.applications.classify.averaged import AveragedMethod
 from ganfast.applications.classify.task import Options, Task
-from ganfast.applications.updates import adam, in_one_pass
+from ganfast.applications.updates import adam, in_one_pass, placed
 
 __all__ = ["AuxiliaryClassifier"]
 
@@ -22,7 +22,8 @@ class AuxiliaryClassifier(AveragedMethod):
     """Train a conditional GAN whose discriminator also names the class.
 
     Labelled and generated images count in the loss of the classes, unlabelled and generated ones in
-    that of a GAN; all are seen with noise.
+    that of a GAN, and the classes of unlabelled images by their consistency; all are seen with
+    noise.
 
     Source:
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585
@@ -33,10 +34,13 @@ class AuxiliaryClassifier(AveragedMethod):
             options.image_size, task.channels, options.width, options.latent, task.classes
         )
         for network in self.gan[:2]:
-            network.to(task.device)
+            placed(network, task.device)
         self.noise = options.noise
         optimizers = [adam(network) for network in self.gan[:2]]
-        self._training = ACGANTraining(self.gan, optimizers, self._judge, names_generated=True)
+        self._training = ACGANTraining(
+            self.gan, optimizers, self._judge, names_generated=True,
+            consistency=task.consistency if options.consistency else None,
+        )  # fmt: skip
         super().__init__(task, self.gan.discriminator, options.decay)
 
     def update(self, share: float) -> None:
