@@ -29,7 +29,7 @@ from ganfast.training.options import options_of
 
 __all__ = ["add_parser", "run", "updates"]
 
-DEFAULT_STEPS = 4000
+DEFAULT_STEPS = 1500
 DEFAULT_EPOCHS = 40
 """Small sets are seen so often at most: digits are done within two minutes."""
 

@@ -94,7 +94,7 @@ def test_every_method_runs(images, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "steps"),
-    [([], 4000), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
+    [([], 1500), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
 )
 def test_updates_of_a_large_set(words, steps):
     assert command.updates(_parsed(*words), per_epoch=1000) == steps
