@@ -28,7 +28,7 @@ from ganfast.applications.augment import (
 )
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import Record
-from ganfast.applications.shifts import shifted
+from ganfast.applications.shifts import moved, shifted
 from ganfast.training import DivergenceError, ImageData, load_images
 
 
@@ -148,6 +148,28 @@ def test_shifts_move_whole_pixels_and_repeat_edges():
     free = image.clone().requires_grad_()
     shifted(free, 0.25, rng).sum().backward()
     assert free.grad.sum() == 64
+
+
+def test_images_are_turned_and_stretched_within_bounds():
+    image = torch.zeros(1, 1, 33, 33)
+    image[..., 16, 4:29] = 1  # a line of 25 pixels through the centre
+    rng = torch.Generator().manual_seed(0)
+    found = moved(image.repeat(300, 1, 1, 1), 0.0, 20.0, 0.2, rng)[:, 0]
+    rows, columns = (torch.arange(33.0) - 16).expand(33, 33).T, torch.arange(33.0) - 16
+    total = found.sum((1, 2))
+    angles = torch.atan2(
+        (found * rows * columns).sum((1, 2)), (found * columns * columns).sum((1, 2))
+    ).rad2deg()
+    assert angles.abs().max() < 25  # stretching turns a line a little more
+    assert angles.max() > 14
+    assert angles.min() < -14
+    lengths = (found * columns.square()).sum((1, 2)).div(total).mul(12).sqrt()
+    assert 25 / 1.2 * 0.93 < lengths.min() < 23
+    assert 27 < lengths.max() < 25 / 0.8 * 1.03
+    still = moved(image, 0.0, 0.0, 0.0, rng)
+    assert torch.equal(still, image)
+    one, other = (moved(image, 0.1, 5.0, 0.1, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(one, other)
 
 
 def test_a_seed_fixes_every_number_and_the_test_set_is_only_tested():

@@ -23,6 +23,7 @@ from ganfast.applications.classify import (
     protocol,
 )
 from ganfast.applications.classify import features as features_module
+from ganfast.applications.classify.acgan import AuxiliaryClassifier
 from ganfast.applications.classify.sgan import (
     SemiSupervised,
     Supervised,
@@ -30,8 +31,10 @@ from ganfast.applications.classify.sgan import (
     feature_matching_loss,
 )
 from ganfast.applications.classify.task import Task
+from ganfast.applications.consistency import Consistency
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.updates import in_one_pass
+from ganfast.models.encoder import Encoder
 from ganfast.training import DataError, DivergenceError, ImageData
 
 STILL = {"shift": 0.0, "degrees": 0.0, "stretch": 0.0}
@@ -138,6 +141,90 @@ def test_an_update_has_the_gradients_of_the_formulas():
     assert_same_gradients(method.gan.generator, expected)
 
 
+def test_sure_predictions_are_labels_and_others_count_nothing():
+    shares = torch.tensor([0.5, 0.5])
+    consistency = Consistency(shares, 0.0, 0.0, 0.0, 0.9, 2.0, torch.Generator())
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [1.0, 0.0]])  # 0.98, 0.98 and 0.73
+    moved = torch.tensor([[1.0, 0.0], [1.0, 0.0], [9.0, 0.0]], requires_grad=True)
+    loss = consistency.loss(logits, moved)
+    expected = 2 * (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 3
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert moved.grad[2].tolist() == [0.0, 0.0]
+    for _ in range(2000):  # one class takes over: its predictions count less and less
+        consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1])
+    assert consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1]).item() == 0
+
+
+@pytest.mark.usefixtures("float64")
+def test_acgan_learns_the_classes_of_unlabelled_images_by_consistency():
+    options = replace(TINY, shift=0.2, threshold=0.0, consistency=0.7)
+    method = AuxiliaryClassifier(task(options), options)
+    method.gan.discriminator.classifier.weight.data.mul_(30)
+    network, mirror = copy.deepcopy(method.gan), task(options)
+    state = torch.random.get_rng_state()
+    method.update(0.0)
+    torch.random.set_rng_state(state)
+    labelled, labels = mirror.labelled_batch()
+    real = next(mirror.unlabelled)
+    wanted = torch.randint(2, (8,))
+    fake = network.generator(torch.randn(8, *network.latent), wanted).detach()
+    still, moved = mirror.consistency.views(real)
+    outputs = [network.discriminator(images) for images in (labelled, still, moved, fake)]
+    (_, known), (scores, of_still), (_, of_moved), (fake_scores, named) = outputs
+    loss = functional.softplus(-scores).mean() + functional.softplus(fake_scores).mean()
+    loss = loss + functional.cross_entropy(known, labels) + functional.cross_entropy(named, wanted)
+    chances = of_still.detach().softmax(1)
+    pseudo = (chances / (0.99 * 0.5 + 0.01 * chances.mean(0))).argmax(1)
+    loss = loss + 0.7 * functional.cross_entropy(of_moved, pseudo)
+    parameters = list(network.discriminator.parameters())
+    assert_same_gradients(method.gan.discriminator, torch.autograd.grad(loss, parameters))
+
+
+def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
+    pytest.importorskip("sklearn")
+    found = {}
+    for labelled in (2, 12):
+        method = features_module.Pixels(task(labelled=labelled), TINY)
+        method.update(1.0)
+        method.finish()
+        found[labelled] = method._machine
+        right = method.predict(EASY.test.images.float() / 127.5 - 1) == EASY.test.labels
+        assert right.float().mean() > 0.9
+    assert found[12].best_params_["linearsvc__C"] in features_module.PENALTIES
+    assert not hasattr(found[2], "best_params_")  # one image a class cannot be split
+
+
+def test_finished_trainings_are_left_out():
+    options = (EASY, ["supervised", "pixels"], [4], [0, 1], 1, TINY)
+    titles = []
+
+    def progress(title, steps):
+        titles.append(title)
+        return iter(range(steps))
+
+    found = list(classify(*options, progress=progress, finished={("supervised", 4, 0)}))
+    assert [(o.method, o.seed) for o in found] == [("supervised", 1), ("pixels", 0), ("pixels", 1)]
+    assert titles[0] == "supervised, 4 labels, seed 1 (1 of 3)"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_networks_compute_in_the_precision_asked_for(precision, monkeypatch):
+    seen = set()
+    forward = torch.nn.Conv2d.forward
+
+    def spy(self, images):
+        found = forward(self, images)
+        seen.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
+    options = replace(TINY, precision=precision)
+    for name in ("sgan", "acgan", "consistency", "supervised"):
+        list(classify(EASY, [name], [4], [0], 2, options))
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+
+
 @pytest.mark.usefixtures("float64")
 def test_supervised_has_cross_entropy_on_logits():
     method, mirror = Supervised(task(), TINY), task()
@@ -199,6 +286,17 @@ def test_only_training_adds_noise():
 def test_models_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         models.sgan(**options)
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_networks_have_the_size_of_their_images(size):
+    classifying, conditional = models.sgan(size, 1, 4), models.acgan(size, 1, 4)
+    noise, labels = torch.randn(2, 100, 1, 1), torch.tensor([1, 2])
+    for images in (classifying.generator(noise), conditional.generator(noise, labels)):
+        assert images.shape == (2, 1, size, size)
+        assert classifying.classifier(images).shape == (2, 10)
+        assert conditional.discriminator(images)[1].shape == (2, 10)
+        assert Encoder(size, 1, 4, 9)(images).shape == (2, 9, 1, 1)
 
 
 @pytest.mark.parametrize("size", [16, 32])

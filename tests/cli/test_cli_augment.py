@@ -63,6 +63,19 @@ def test_seeds_repeat_a_run(source, tmp_path):
     assert torch.equal(images[0].images, images[1].images)
 
 
+def test_seeds_are_added_to_a_run(source, tmp_path, capsys):
+    words = ["augment", "--data", source, "--labels", "6", "--out", str(tmp_path / "out"), *QUICK]
+    assert main([*words, "--seeds", "3"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--seeds", "3", "4", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 3:" not in said
+    assert "seed 4:" in said
+    assert "real + generated, shifted over real, shifted" in said
+    record = Record.load(tmp_path / "out" / "record.json")
+    assert [row["seed"] for row in record.seeds] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
