@@ -200,11 +200,12 @@ def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -
         [experiment.out / "record.json", experiment.out / "confusion.png"],
     )
     first = outcomes[0]
+    source = f"{data.name} (validation)" if record.options["validation"] else data.name
     own = [o for o in outcomes if (o.labels, o.method) == (first.labels, first.method)]
-    title = f"{data.name}, {first.method}, {first.labels} labels: {len(own)} seeds together"
+    title = f"{source}, {first.method}, {first.labels} labels: {counted(len(own), 'seed')} together"
     counts = torch.stack([o.confusion for o in own]).sum(0)
     plot_confusion(counts, data.classes, title, files[1])
     if len({o.labels for o in outcomes}) > 1:
         files.append(experiment.out / "accuracy.png")
-        plot_accuracy(record.table, f"{data.name}: mean and deviation over seeds", files[-1])
+        plot_accuracy(record.table, f"{source}: mean and deviation over seeds", files[-1])
     return files

@@ -262,4 +262,4 @@ def test_pictures_have_a_row_a_class_and_a_panel_a_record(tmp_path):
         plot_accuracies([record] * count, tmp_path / "plot.png")
         with image_module.open(tmp_path / "plot.png") as plot:
             widths.append(plot.size[0])
-    assert widths[1] - widths[0] == 300
+    assert widths[1] - widths[0] == 400
