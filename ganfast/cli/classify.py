@@ -63,8 +63,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=METHODS,
         nargs="+",
         default=["sgan", "supervised"],
-        help="sgan: the discriminator classifies; acgan: it also tells real from generated; "
-        "consistency: sgan without a generator; features: linear classifier on a GAN's features; "
+        help="sgan: the discriminator classifies; consistency: the same without a generator; "
+        "features: linear classifier on a GAN's features; "
         "pixels: the same on pixels; supervised: the labels alone, with sgan's network (default: "
         "sgan supervised)",
     )

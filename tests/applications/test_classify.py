@@ -23,7 +23,6 @@ from ganfast.applications.classify import (
     protocol,
 )
 from ganfast.applications.classify import features as features_module
-from ganfast.applications.classify.acgan import AuxiliaryClassifier
 from ganfast.applications.classify.sgan import (
     SemiSupervised,
     Supervised,
@@ -156,31 +155,6 @@ def test_sure_predictions_are_labels_and_others_count_nothing():
     assert consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1]).item() == 0
 
 
-@pytest.mark.usefixtures("float64")
-def test_acgan_learns_the_classes_of_unlabelled_images_by_consistency():
-    options = replace(TINY, shift=0.2, threshold=0.0, consistency=0.7)
-    method = AuxiliaryClassifier(task(options), options)
-    method.gan.discriminator.classifier.weight.data.mul_(30)
-    network, mirror = copy.deepcopy(method.gan), task(options)
-    state = torch.random.get_rng_state()
-    method.update(0.0)
-    torch.random.set_rng_state(state)
-    labelled, labels = mirror.labelled_batch()
-    real = next(mirror.unlabelled)
-    wanted = torch.randint(2, (8,))
-    fake = network.generator(torch.randn(8, *network.latent), wanted).detach()
-    still, moved = mirror.consistency.views(real)
-    outputs = [network.discriminator(images) for images in (labelled, still, moved, fake)]
-    (_, known), (scores, of_still), (_, of_moved), (fake_scores, named) = outputs
-    loss = functional.softplus(-scores).mean() + functional.softplus(fake_scores).mean()
-    loss = loss + functional.cross_entropy(known, labels) + functional.cross_entropy(named, wanted)
-    chances = of_still.detach().softmax(1)
-    pseudo = (chances / (0.99 * 0.5 + 0.01 * chances.mean(0))).argmax(1)
-    loss = loss + 0.7 * functional.cross_entropy(of_moved, pseudo)
-    parameters = list(network.discriminator.parameters())
-    assert_same_gradients(method.gan.discriminator, torch.autograd.grad(loss, parameters))
-
-
 def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
     pytest.importorskip("sklearn")
     found = {}
@@ -220,7 +194,7 @@ def test_networks_compute_in_the_precision_asked_for(precision, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
     options = replace(TINY, precision=precision)
-    for name in ("sgan", "acgan", "consistency", "supervised"):
+    for name in ("sgan", "consistency", "supervised"):
         list(classify(EASY, [name], [4], [0], 2, options))
     assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ganfast.applications.classifier import predicted
-from ganfast.applications.classify.acgan import AuxiliaryClassifier
 from ganfast.applications.classify.features import DiscriminatorFeatures, Pixels
 from ganfast.applications.classify.sgan import Consistent, SemiSupervised, Supervised
 from ganfast.applications.classify.task import MethodBuilder, Options, Task
@@ -22,7 +21,6 @@ __all__ = ["METHODS", "Outcome", "check", "classify", "confusion", "share_of_rat
 
 METHODS: dict[str, MethodBuilder] = {
     "sgan": SemiSupervised,
-    "acgan": AuxiliaryClassifier,
     "consistency": Consistent,
     "features": DiscriminatorFeatures,
     "pixels": Pixels,
