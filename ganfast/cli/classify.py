@@ -202,7 +202,7 @@ def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -
     first = outcomes[0]
     source = f"{data.name} (validation)" if record.options["validation"] else data.name
     own = [o for o in outcomes if (o.labels, o.method) == (first.labels, first.method)]
-    title = f"{source}, {first.method}, {first.labels} labels: {counted(len(own), 'seed')} together"
+    title = f"{source}, {first.method}, {first.labels} labels: {counted(len(own), 'seed')}"
     counts = torch.stack([o.confusion for o in own]).sum(0)
     plot_confusion(counts, data.classes, title, files[1])
     if len({o.labels for o in outcomes}) > 1:
