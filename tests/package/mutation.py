@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 from extension_copy import ROOT, Extension, copy_repository
 
-_run = partial(subprocess.run, capture_output=True, text=True)
+fork = multiprocessing.get_context("fork")
 TIME_LIMIT = 600  # seconds, for one run of the tests; a mutated loop may not end
 USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
 
@@ -241,7 +241,7 @@ evaluation | for training in (True, False): | for training in (True,):
 buffers of before | buffer.copy_(before) | pass
 random numbers | torch.random.fork_rng(devices): | torch.random.fork_rng(devices, enabled=False):
 modes of before | module.training = mode | pass
-ganfast/fusion/graph.py: compiler
+ganfast/fusion/graph.py: compiler::test_pairs compiler::test_losses compiler::test_in_a_transform_nothing_is_fused
 several readers | if len(norm.users) > 1 and not _is_in_place(reader): | if False:
 first reader | reader = min(norm.users) | reader = max(norm.users)
 active dropout | (given["p"] == 0 or given["training"] is False) | True
@@ -382,27 +382,45 @@ def _halve(file: Path) -> None:
     file.unlink()
 
 
-def red_test(copy: Path, backend: str, tests: str) -> str:
-    """Run test files until a test fails; return what caught the mutation, or ""."""
-    files = [str(*copy.glob(f"tests/*/test_{name}.py")) for name in tests.split()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", *files, *SELECTED[backend]]
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
-    environment |= {
+def red_test(copy: Path, backend: str, tests: list[str]) -> str:
+    """Run tests until one fails; return what caught the mutation, or ""."""
+    changed = {
+        "PYTHONPATH": str(copy),
+        "GANFAST_NATIVE": str(int(backend == "native")),
+        "GANFAST_REQUIRE": backend,
         "GANFAST_CPU_CAPABILITY": USED,
         "TRITON_INTERPRET": str(int(backend == "triton")),
     }
-    try:
-        result = _run(command, cwd=copy, env=environment, timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
+    output = copy / "output.txt"
+    # A fork has imported torch, which takes as long as most of the tests.
+    process = fork.Process(target=_run_tests, args=(copy, changed, tests, output))
+    process.start()
+    process.join(TIME_LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         return "the time limit"
-    if failed := re.search(r"^(?:FAILED|ERROR) (\S+?\.py(::\w+)?)", result.stdout, re.MULTILINE):
+    if failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output.read_text(), re.MULTILINE):
         return failed[1]
-    if result.returncode < 0:
-        return f"a crash of the tests, signal {-result.returncode}"
-    if result.returncode:
-        sys.exit(f"the tests did not run:\n{result.stdout}{result.stderr}")
+    if process.exitcode < 0:
+        return f"a crash of the tests, signal {-process.exitcode}"
+    if process.exitcode:
+        sys.exit(f"the tests did not run:\n{output.read_text()}")
     return ""
+
+
+def _run_tests(copy: Path, changed: dict[str, str], tests: list[str], output: Path) -> None:
+    """Run tests of the copy, in a process of their own."""
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(changed)
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    code = pytest.main(["-x", "-q", "--tb=no", *tests])
+    sys.stdout.flush()
+    os._exit(int(code))
 
 
 def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
@@ -412,21 +430,34 @@ def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
     if any(m.backend == "native" for m in chosen):
         print("compiling the extension", flush=True)
         extension = compile_extension(copy)
-    for backend, tests in sorted({(m.backend, m.tests) for m in chosen}):
-        if red := red_test(copy, backend, tests):
-            sys.exit(f"{backend}: {red} fails without any mutation")
+    caught_by: dict[str, set[str]] = {}  # tests, by backend
     for m in chosen:
+        start = time.monotonic()
         file = copy / m.file
         text = file.read_text()
         file.write_text(text.replace(m.old, m.new))
         if extension is not None and m.backend == "native":
             extension.link(file)
-        red = red_test(copy, m.backend, m.tests)
+        red = red_test(copy, m.backend, [*_paths(copy, m.tests), *SELECTED[m.backend]])
         file.write_text(text)
+        if "::" in red:
+            caught_by.setdefault(m.backend, set()).add(red)
         survivors += [] if red else [m]
         verdict = f"caught by {red}" if red else "SURVIVED"
-        print(f"{m.name:34}  {m.backend:6}  {m.file:41}  {verdict}", flush=True)
+        elapsed = f"{time.monotonic() - start:4.0f} s"
+        print(f"{m.name:34}  {m.backend:6}  {m.file:41}  {elapsed}  {verdict}", flush=True)
+    if extension is not None:
+        extension.link()
+    for backend, tests in caught_by.items():
+        if red := red_test(copy, backend, ["-m", "", *sorted(tests)]):
+            sys.exit(f"{backend}: {red} fails without any mutation")
     return survivors
+
+
+def _paths(copy: Path, tests: str) -> list[str]:
+    """Return the paths of test files given by name, or of single tests: "nn" or "nn::test_x"."""
+    names = (each.partition("::") for each in tests.split())
+    return [f"{next(copy.glob(f'tests/*/test_{name}.py'))}{sep}{test}" for name, sep, test in names]
 
 
 def main() -> int:
