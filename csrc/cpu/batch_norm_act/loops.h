@@ -155,7 +155,7 @@ struct Traversal {
                                   ? whole + together * rest
                                   : together * (whole / together + whole % together + rest);
     // Rounding errors average out over the lanes: fewer additions where few lanes are filled.
-    const int64_t run = piece < L ? run_length * piece / L : run_length;
+    const int64_t run = piece < L / 4 ? run_length / 4 : piece < L ? run_length / 2 : run_length;
     const int64_t images_per_run = additions < together * run ? together * run / additions : 1;
     DoubleSum totals[max_channel_block][Op::results];
     for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
