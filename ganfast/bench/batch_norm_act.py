@@ -36,7 +36,7 @@ INSTANCE_SHAPES: tuple[tuple[int, ...], ...] = (
     *((1, 256, 64, 64), (1, 64, 256, 256), (2, 32, 32, 64, 64)),
     *((16, 256, 16, 16), (16, 64, 64, 64), (16, 32, 16, 16, 16)),
 )
-"""Of InstanceNorm; their variants begin with "instance"."""
+"""Shapes for InstanceNorm, whose variants begin with "instance"."""
 TINY_SHAPE = (2, 8, 4, 4)
 # Tensors of x's size that must be read or written: x y; x dy dx as well; x dy ddx d_dy d_x.
 TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
