@@ -19,7 +19,7 @@ FAILURES = Path("ganfast/_build_failure.txt")  # read by ganfast/ops/extension.p
 MODE = os.environ.get("GANFAST_BUILD", "auto")
 if MODE not in ("auto", "cpu", "cuda", "none"):
     sys.exit(f"GANFAST_BUILD must be auto, cpu, cuda or none, got {MODE!r}")
-CPU_PART, CUDA_PART = "ganfast._native", "ganfast._native_cuda"
+CPU_PART, CUDA_PART = "ganfast._native", "ganfast._native_cuda"  # and "_torch2_14" after it
 
 
 def find_cuda_home():
@@ -37,7 +37,7 @@ def record(reason, *parts):
     if MODE in ("cpu", "cuda"):
         sys.exit(f"GANFAST_BUILD={MODE}: cannot build {parts[0]}: {reason}")
     print(f"ganfast: not built: {', '.join(parts)}: {reason}", file=sys.stderr)
-    lines = [f"{part.partition('.')[2]}.so: {' '.join(str(reason).split())}\n" for part in parts]
+    lines = [f"{part.partition('.')[2]}: {' '.join(str(reason).split())}\n" for part in parts]
     with FAILURES.open("a") as file:
         file.writelines(lines)
 
@@ -61,6 +61,9 @@ def extensions():
         record(why_none, CPU_PART, CUDA_PART)
         return [], {}
 
+    # torch's C++ interface is that of one minor release.
+    release = "_torch" + "_".join(torch.__version__.split(".")[:2])
+
     class Build(BuildExtension):
         def build_extension(self, ext):
             part = copy.copy(self)  # a folder a part: `build_ext --parallel 2` builds both at once
@@ -68,7 +71,7 @@ def extensions():
             try:
                 super(Build, part).build_extension(ext)
             except Exception as error:
-                record(error, ext.name)
+                record(error, ext.name.removesuffix(release))
 
     cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     cxx += ["-fvisibility=hidden", "-Wall", "-Wno-psabi"]
@@ -82,7 +85,7 @@ def extensions():
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
-        found.append(CppExtension(CPU_PART, sources["cpp"], extra_compile_args=cxx, **common))
+        found.append(CppExtension(CPU_PART + release, sources["cpp"], extra_compile_args=cxx, **common))
     gpu = MODE == "auto" and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if gpu else (9, 0)
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*capability))
@@ -93,7 +96,7 @@ def extensions():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
             cuda = {"extra_compile_args": {"cxx": cxx, "nvcc": nvcc}, **common}
-            found.append(CUDAExtension(CUDA_PART, sources["cu"], **cuda))
+            found.append(CUDAExtension(CUDA_PART + release, sources["cu"], **cuda))
     return found, {"build_ext": Build.with_options(no_python_abi_suffix=True)} if found else {}
 
 
