@@ -38,7 +38,7 @@ def python_with(torch_version: str) -> Path:
     if not python.exists():
         call(sys.executable, "-m", "venv", folder)
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    # CUDA's toolkit brings torch's headers up to what they include; numpy keeps torch from warning.
+    # Without numpy, torch warns.
     call(*pip, "setuptools>=70.1", "packaging", "ninja", "numpy", f"torch=={torch_version}")
     return python
 
@@ -64,33 +64,27 @@ def build_one(folder: Path) -> None:
 
 
 def merge(wheels: list[Path], out: Path) -> None:
-    """Write one wheel with the files of all, which differ in their libraries only.
-
-    Raises:
-        ValueError: two wheels hold a file of the same name with other contents.
-    """
-    files: dict[str, bytes] = {}
-    modes: dict[str, int] = {}
+    """Write the first wheel with the libraries of the others."""
+    files: dict[str, tuple[bytes, int]] = {}
     for path in wheels:
         with zipfile.ZipFile(path) as wheel:
             for info in wheel.infolist():
-                content = wheel.read(info)
-                if info.filename.endswith("/RECORD"):
-                    record = info.filename
-                elif files.setdefault(info.filename, content) != content:
-                    raise ValueError(f"{info.filename} of {path} differs from the others'")
-                modes[info.filename] = info.external_attr
-    rows = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
-    files[record] = "\n".join([*rows, f"{record},,", ""]).encode()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as wheel:
-        for name, content in files.items():
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))  # the same bytes at every build
-            info.external_attr, info.compress_type = modes[name], zipfile.ZIP_DEFLATED
+                if path == wheels[0] or info.filename.endswith(".so"):
+                    files[info.filename] = wheel.read(info), info.external_attr
+    (record,) = (name for name in files if name.endswith(".dist-info/RECORD"))
+    _, mode = files.pop(record)
+    rows = [f"{name},{_digest(content)},{len(content)}" for name, (content, _) in files.items()]
+    files[record] = "\n".join([*rows, f"{record},,", ""]).encode(), mode
+    with zipfile.ZipFile(out, "w") as wheel:
+        for name, (content, mode) in files.items():
+            info = zipfile.ZipInfo(name)  # without the time: the same bytes at every build
+            info.external_attr, info.compress_type = mode, zipfile.ZIP_DEFLATED
             wheel.writestr(info, content)
 
 
 def _digest(content: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest())
+    return f"sha256={digest.rstrip(b'=').decode()}"
 
 
 def tag(wheel: Path, folder: Path) -> None:

@@ -24,7 +24,7 @@ MODULES = [
     *(
         module.name
         for module in pkgutil.walk_packages(ganfast.__path__, "ganfast.")
-        if not module.name.endswith(("._native", "._native_cuda", "__main__"))  # no Python modules
+        if "._native" not in module.name and not module.name.endswith("__main__")  # no Python modules
     ),
 ]
 
