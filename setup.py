@@ -63,6 +63,7 @@ def extensions():
 
     # torch's C++ interface is that of one minor release.
     release = "_torch" + "_".join(torch.__version__.split(".")[:2])
+    cpu, cuda = CPU_PART + release, CUDA_PART + release
 
     class Build(BuildExtension):
         def build_extension(self, ext):
@@ -85,7 +86,7 @@ def extensions():
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
-        found.append(CppExtension(CPU_PART + release, sources["cpp"], extra_compile_args=cxx, **common))
+        found.append(CppExtension(cpu, sources["cpp"], extra_compile_args=cxx, **common))
     gpu = MODE == "auto" and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if gpu else (9, 0)
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*capability))
@@ -95,8 +96,8 @@ def extensions():
         elif not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
-            cuda = {"extra_compile_args": {"cxx": cxx, "nvcc": nvcc}, **common}
-            found.append(CUDAExtension(CUDA_PART + release, sources["cu"], **cuda))
+            flags = {"cxx": cxx, "nvcc": nvcc}
+            found.append(CUDAExtension(cuda, sources["cu"], extra_compile_args=flags, **common))
     return found, {"build_ext": Build.with_options(no_python_abi_suffix=True)} if found else {}
 
 

@@ -3,7 +3,7 @@
 Usage::
 
     python benchmarks/build_wheel.py                         # for this Python's torch
-    python benchmarks/build_wheel.py --torch 2.13.0 2.14.1   # for each, in environments under build/
+    python benchmarks/build_wheel.py --torch 2.13.0 2.14.1   # for each, in environments of its own
     GANFAST_BUILD=cuda python benchmarks/build_wheel.py      # with the CUDA part: nvcc, but no GPU
 
 Each release of torch adds its libraries, named after its minor release; the package chooses among
@@ -21,6 +21,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import gpu_build
@@ -31,16 +33,24 @@ NOT_OURS = ("libtorch*", "libc10*", "libcu*")
 """Libraries that the process has from torch, for auditwheel to leave alone."""
 
 
-def python_with(torch_version: str) -> Path:
-    """Return the interpreter of an environment with a release of torch, for its headers."""
-    folder = ROOT / "build" / f"env-torch-{torch_version}"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        call(sys.executable, "-m", "venv", folder)
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    # Without numpy, torch warns.
-    call(*pip, "setuptools>=70.1", "packaging", "ninja", "numpy", f"torch=={torch_version}")
-    return python
+@contextmanager
+def python_with(release: str, interpreter: str = sys.executable) -> Iterator[Path]:
+    """Give the interpreter of an environment with a release of torch, about 5 GB under build/.
+
+    One that was there before is taken, and left.
+    """
+    folder = ROOT / "build" / f"env-torch-{release}"
+    python, is_new = folder / "bin" / "python", not folder.exists()
+    try:
+        if is_new:
+            call(interpreter, "-m", "venv", folder)
+        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        # Without numpy, torch warns.
+        call(*pip, "setuptools>=70.1", "packaging", "ninja", "numpy", f"torch=={release}")
+        yield python
+    finally:
+        if is_new:
+            shutil.rmtree(folder)
 
 
 def build_one(folder: Path) -> None:
@@ -117,8 +127,9 @@ def main() -> None:
         return
     parts = ROOT / "build" / "wheels"
     shutil.rmtree(parts, ignore_errors=True)
-    for python in map(python_with, options.torch) if options.torch else [Path(sys.executable)]:
-        call(python, __file__, "--part", parts / str(len(list(parts.glob("*")))))
+    for i, release in enumerate(options.torch or [""]):
+        with python_with(release) if release else nullcontext(sys.executable) as python:
+            call(python, __file__, "--part", parts / str(i))
     wheels = sorted(parts.glob("*/*.whl"))
     whole = parts / wheels[0].name
     merge(wheels, whole)

@@ -1,7 +1,7 @@
 """Find and load the C++ extension, and keep the reason if it could not be loaded.
 
-torch's C++ interface changes from one minor release to the next, so a library serves one of them and
-has it in its name; an installation may hold several.
+torch's C++ interface changes from one minor release to the next, so a library serves one of them
+and has it in its name; an installation may hold several.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ MODULES = [
     *(
         module.name
         for module in pkgutil.walk_packages(ganfast.__path__, "ganfast.")
-        if "._native" not in module.name and not module.name.endswith("__main__")  # no Python modules
+        if not module.name.endswith("__main__")
+        and "._native" not in module.name  # the libraries are no Python modules
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""`make wheel`: one wheel with the libraries of several releases of torch, under its platform's name."""
+"""`make wheel`: one wheel with the libraries of several releases of torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paths import ROOT
 from test_build import LIBRARY, needs_compiler, tree  # noqa: F401
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import build_wheel  # noqa: E402
+import build_wheel
 
 sys.path.remove(str(ROOT / "benchmarks"))
 
