@@ -32,6 +32,15 @@ def find_cuda_home():
     return str(Path(tops[0]).resolve() if tops else Path(nvcc).resolve().parent.parent)
 
 
+def is_clang():
+    """Return whether the C++ compiler is clang."""
+    command = [os.environ.get("CXX", "c++"), "--version"]
+    try:
+        return "clang" in subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:
+        return False
+
+
 def record(reason, *parts):
     """Keep the reason why parts are missing, for `ganfast info`; fail where they were asked for."""
     if MODE in ("cpu", "cuda"):
@@ -76,14 +85,18 @@ def extensions():
 
     cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     cxx += ["-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    cxx += ["-fopenmp"] if sys.platform == "linux" else []  # the library itself is torch's own
+    # The library itself is torch's own, which is GNU's on Linux: with clang's calls the extension
+    # would not load, and without them its kernels run on one thread.
+    cxx += ["-fopenmp"] if sys.platform == "linux" and not is_clang() else []
     nvcc = ["-O3", "-Xcompiler=-fvisibility=hidden"]
     if os.environ.get("GANFAST_WERROR") == "1":
         cxx, nvcc = [*cxx, "-Werror"], [*nvcc, "-Werror=all-warnings"]
     found, common = [], {"py_limited_api": True, "optional": MODE == "auto"}
     common["include_dirs"] = [os.path.abspath("csrc")]
     sources = {end: sorted(map(str, Path("csrc").rglob(f"*.{end}"))) for end in ("cpp", "cu")}
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    if sys.platform == "win32":
+        record("the kernels need g++ or clang: MSVC has no vector extensions", CPU_PART)
+    elif shutil.which(os.environ.get("CXX", "c++")) is None:
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
         found.append(CppExtension(cpu, sources["cpp"], extra_compile_args=cxx, **common))

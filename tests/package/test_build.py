@@ -114,6 +114,28 @@ def test_auto_builds_cuda_only_for_a_gpu_that_is_there(tree):
         assert "install the CUDA toolkit or set CUDA_HOME" in result.stderr
 
 
+def test_windows_is_told_why_it_has_no_kernels(tree):
+    code = (
+        "import sys, torch.utils.cpp_extension\n"
+        "sys.platform, sys.argv = 'win32', ['setup.py', '--name']\n"
+        "import setup"
+    )
+    environment = {**os.environ, "GANFAST_BUILD": "auto"}
+    subprocess.run([sys.executable, "-c", code], cwd=tree, env=environment, check=True)
+    assert "MSVC has no vector extensions" in said_of(tree, "_native")
+
+
+@pytest.mark.parametrize("said, expected", [("g++ (Debian 12.2.0-14)", True), ("clang 14", False)])
+def test_clang_goes_without_openmp(tree, tmp_path_factory, said, expected):
+    needs_compiler()
+    compiler = tmp_path_factory.mktemp("bin") / "compiler"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *--version) echo "{said}";; *) exec c++ "$@";; esac')
+    compiler.chmod(0o755)
+    result = build(tree, "cpu", CXX=str(compiler))
+    assert result.returncode == 0, result.stderr
+    assert ("-fopenmp" in result.stdout) == expected
+
+
 def test_unknown_mode_is_refused(tree):
     result = build(tree, "fast")
     assert result.returncode != 0
