@@ -99,6 +99,11 @@ def test_ci_runs_what_contributing_names():
         assert command in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+def test_docstrings_have_the_sections_that_the_site_renders():
+    for path in (ROOT / "ganfast").rglob("*.py"):
+        assert not re.search(r"^ +Example::?$", path.read_text(), re.MULTILINE), path
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
