@@ -125,11 +125,12 @@ def test_windows_is_told_why_it_has_no_kernels(tree):
     assert "MSVC has no vector extensions" in said_of(tree, "_native")
 
 
-@pytest.mark.parametrize("said, expected", [("g++ (Debian 12.2.0-14)", True), ("clang 14", False)])
+@pytest.mark.parametrize(("said", "expected"), [("g++ 12.2.0", True), ("clang 14", False)])
 def test_clang_goes_without_openmp(tree, tmp_path_factory, said, expected):
     needs_compiler()
     compiler = tmp_path_factory.mktemp("bin") / "compiler"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *--version) echo "{said}";; *) exec c++ "$@";; esac')
+    version = f'*--version) echo "{said}";;'
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in {version} *) exec c++ "$@";; esac')
     compiler.chmod(0o755)
     result = build(tree, "cpu", CXX=str(compiler))
     assert result.returncode == 0, result.stderr
