@@ -48,8 +48,7 @@ CANNOT = {"double backward": ("compile", "timm", "inplace_abn")}
 def suite(options: Options) -> Iterator[Case]:
     """Yield the cases of ``ganfast bench ops``; those of InstanceNorm unless shapes are given.
 
-    Example::
-
+    Examples:
         >>> case, = suite(Options(passes=("forward",), shapes=((4, 3, 2, 2),)))
         >>> case.names
         ('ganfast', 'eager', 'clone')

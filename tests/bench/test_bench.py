@@ -305,7 +305,7 @@ def test_a_capability_holds_ganfast_and_torch_to_it(monkeypatch):
     code = (
         "import ctypes; from ganfast.cli import main; from ganfast.ops import extension\n"
         "main(['bench', 'overhead', '--capability', 'baseline', '--rounds', '2'])\n"
-        "library = ctypes.CDLL(str(extension.PACKAGE / '_native.so'))\n"
+        "library = ctypes.CDLL(str(extension.library('cpu')))\n"
         "library.ganfast_build_description.restype = ctypes.c_char_p\n"
         "print(library.ganfast_build_description())"
     )
