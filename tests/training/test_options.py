@@ -44,7 +44,7 @@ def test_the_step_has_the_defaults_of_the_options():
         if parameter.kind is parameter.KEYWORD_ONLY and name not in ("processes", "generator_term")
     }
     assert keywords == {name: OPTIONS[name][0] for name in keywords}
-    assert len(keywords) == 11
+    assert len(keywords) == 12
 
 
 @pytest.mark.parametrize("values", [DEFAULTS, *PRESETS.values()])
