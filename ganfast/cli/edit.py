@@ -77,8 +77,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         _inpaint,
         "fill holes",
         "Write inpaint.png (columns: the images; rows: original, masked, completed, blended, "
-        "expected: the mean over the searches) and each blended image, inpaint-00.png and so on. The original's pixels behind the mask are "
-        "used for the printed errors alone.",
+        "expected: the mean over the searches) and each blended image, inpaint-00.png and so "
+        "on. The original's pixels behind the mask are used for the printed errors alone.",
     )
     filling.add_argument(
         "--mask",
