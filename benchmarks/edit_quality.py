@@ -23,7 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from ganfast.applications.edit import (
-    SearchOptions, inpaint, make_mask, mix, project, resize, upscale,
+    SearchOptions,
+    inpaint,
+    make_mask,
+    mix,
+    project,
+    resize,
+    upscale,
 )  # fmt: skip
 from ganfast.applications.labelled import load_labelled
 from ganfast.applications.records import Record, mean_and_deviation

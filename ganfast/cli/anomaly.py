@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ganfast.applications.anomaly import (
@@ -169,7 +170,9 @@ def _evaluate_each(
         **settings,
         "channels": experiment.data.train.image_shape[0],
     }
-    for seed in each_once(args.seeds):
+    seeds = each_once(args.seeds)
+    started = perf_counter()
+    for seed in seeds:
         for name in normal:
             detector, outcome = evaluate(
                 experiment.data, name, _options(args, seed),
@@ -181,7 +184,10 @@ def _evaluate_each(
                 save_detector(detector, experiment.out / f"detector{word}.safetensors")
             outcomes.append(outcome)
             found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
-            print(f"normal {name}, seed {seed}: {found}", flush=True)
+            to_do = len(seeds) * len(normal) - len(outcomes)
+            left_s = (perf_counter() - started) / len(outcomes) * to_do
+            left = f"; about {left_s / 60:.1f} minutes left" if to_do else ""
+            print(f"normal {name}, seed {seed}: {found}{left}", flush=True)
             experiment.record(
                 [*NAMES, *changed], options, table(outcomes), [each.row() for each in outcomes]
             )

@@ -164,6 +164,11 @@ def run(args: argparse.Namespace) -> int:
         if args.act is act and len(files) < 2:
             raise CommandError(f"{name} needs at least two images, got one")
     channels, image_size, _ = gan.image_shape
+    if args.act is _upscale and (args.factor < 2 or image_size % args.factor):
+        raise CommandError(
+            f"--factor must be above 1 and divide {image_size}, the generator's side, got "
+            f"{args.factor}"
+        )
     images = as_float(read_images(files, image_size, channels)).to(device)
     for network in gan[:2]:
         network.to(device)
@@ -213,8 +218,6 @@ def _interpolate(args: argparse.Namespace, given: Given) -> None:
 
 def _upscale(args: argparse.Namespace, given: Given) -> None:
     whole = given.images.shape[-1]
-    if args.factor < 2 or whole % args.factor:
-        raise CommandError(f"--factor must divide {whole}, the generator's side, got {args.factor}")
     side = whole // args.factor
     # Reduced from the file itself: one that is small already stays as it is.
     small = as_float(read_images(given.files, side, given.images.shape[1])).to(given.images.device)

@@ -14,8 +14,6 @@ from ganfast.models import GAN
 
 __all__ = ["Inpainted", "inpaint"]
 
-SPREAD = 0.5
-
 
 class Inpainted(NamedTuple):
     """Images whose holes are filled, ``[N, C, H, W]`` in [-1, 1].
@@ -93,8 +91,9 @@ def inpaint(
 def _shares(losses: Tensor) -> Tensor:
     """Weigh an image's searches ``[N, restarts]`` by exp(-loss / scale).
 
-    The scale is a share of the least loss, so that it follows what the generator can make at all.
+    The scale is the least loss, so that it follows what the generator can make at all: the best of
+    five shares of it on training images of MNIST.
     """
     least = losses.min(1, keepdim=True).values
-    scale = SPREAD * least.abs().clamp(min=torch.finfo(losses.dtype).tiny)
+    scale = least.abs().clamp(min=torch.finfo(losses.dtype).tiny)
     return (-(losses - least) / scale).softmax(1)
