@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ganfast.machine import fingerprint
+from ganfast.training.output import write_whole
 
 __all__ = ["Record", "mean_and_deviation"]
 
@@ -37,8 +38,8 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=fingerprint)
 
     def save(self, path: Path) -> None:
-        """Write the record as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write the record as JSON; interrupted, it leaves what was there."""
+        write_whole(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Record:

@@ -42,7 +42,7 @@ class Settings(Source, TrainingOptions):
     model_options: dict[str, Any] = field(default_factory=dict)
     image_size: int = _model(
         32,
-        "side of the images; dcgan: 16, 32, 64, 128, 256; keras-dcgan: 16, 32, 64",
+        "side of the images; dcgan: 16, 28, 32, 64, 128, 256; keras-dcgan: 16, 32, 64",
         POSITIVE,
         metavar="PIXELS",
     )
