@@ -49,7 +49,7 @@ def load_labelled(
     Raises:
         DataError: as ``load_images``; there are no labels, or fewer than two classes.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.labelled import load_labelled
         >>> data = load_labelled("digits")
         >>> len(data.train), len(data.test), data.classes[:3]
@@ -125,7 +125,7 @@ def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     Raises:
         DataError: fewer labels than classes are asked for, or more than there are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.labelled import few_labels
         >>> labels = torch.arange(20) % 2

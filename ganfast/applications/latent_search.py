@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from torch.nn.functional import softplus
 
 from ganfast.models import GAN
 from ganfast.training.options import POSITIVE, SEED, option
+from ganfast.training.progress import Progress
 
-__all__ = ["SearchOptions", "descend", "prior_loss", "search"]
+__all__ = ["SearchOptions", "candidates", "descend", "prior_loss", "search"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """Takes images ``[N, C, H, W]`` and which given image each is for ``[N]``; gives losses ``[N]``."""
@@ -28,6 +30,7 @@ class SearchOptions:
     prior: float = 0.003  # weight of log(1 - D)
     seed: int = option(0, "seed of the search and of the random mask", SEED)
     batch: int = 64  # vectors searched for at once
+    shown: bool = False  # progress, on standard error
 
 
 def search(
@@ -48,7 +51,7 @@ def search(
     Returns:
         Vectors ``[count, *latent]`` and their losses ``[count]``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.latent_search import SearchOptions, search
         >>> from ganfast.models import dcgan
@@ -57,6 +60,21 @@ def search(
         >>> brightness = lambda images, which: images.mean((1, 2, 3))
         >>> search(gan, brightness, 2, SearchOptions(steps=3))[0].shape
         torch.Size([2, 100, 1, 1])
+    """
+    latent, loss = candidates(gan, objective, count, options)
+    best = loss.argmin(1)
+    each = torch.arange(count, device=best.device)
+    return latent[each, best], loss[each, best]
+
+
+def candidates(
+    gan: GAN, objective: Objective, count: int, options: SearchOptions
+) -> tuple[Tensor, Tensor]:
+    """Return what each of the searches of :func:`search` found, not the best alone.
+
+    Returns:
+        Vectors ``[count, restarts, *latent]`` and their losses ``[count, restarts]``; a loss that
+        is not finite is infinite.
     """
     device = next(gan.generator.parameters()).device
     rng = torch.Generator().manual_seed(options.seed)
@@ -72,18 +90,22 @@ def search(
         return loss
 
     latents, found = [], []
-    for start, part in zip(starts.split(options.batch), which.split(options.batch), strict=True):
-        indices = part.to(device)
-        latent, loss = descend(
-            lambda z, indices=indices: losses(z, indices),  # type: ignore[misc]
-            start.to(device), options.steps, options.learning_rate, annealed=True, in_ball=True,
-        )  # fmt: skip
-        latents.append(latent)
-        found.append(loss.where(loss.isfinite(), torch.inf))
+    parts = list(zip(starts.split(options.batch), which.split(options.batch), strict=True))
+    steps = len(parts) * options.steps
+    with Progress(0, steps, options.batch, shown=options.shown) as progress:
+        taken = itertools.count(1)
+        for start, part in parts:
+            indices = part.to(device)
+            latent, loss = descend(
+                lambda z, indices=indices: losses(z, indices),  # type: ignore[misc]
+                start.to(device), options.steps, options.learning_rate, annealed=True, in_ball=True,
+                after_step=lambda: progress.update(next(taken), {}),
+            )  # fmt: skip
+            latents.append(latent)
+            found.append(loss.where(loss.isfinite(), torch.inf))
     latent, loss = torch.cat(latents), torch.cat(found)
-    best = loss.reshape(count, options.restarts).argmin(1)
-    chosen = torch.arange(count, device=device) * options.restarts + best
-    return latent[chosen], loss[chosen]
+    shape = (count, options.restarts)
+    return latent.unflatten(0, shape), loss.unflatten(0, shape)
 
 
 def descend(
@@ -94,6 +116,7 @@ def descend(
     *,
     annealed: bool = False,
     in_ball: bool = False,
+    after_step: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Follow the gradients of losses from latent vectors with Adam.
 
@@ -104,6 +127,7 @@ def descend(
         learning_rate: of Adam.
         annealed: whether the learning rate falls to 0 along half a cosine.
         in_ball: whether vectors are held inside the ball of radius ``sqrt(dimensions)``.
+        after_step: called after each step.
 
     Returns:
         The last vectors and their losses.
@@ -119,6 +143,8 @@ def descend(
         if in_ball:
             with torch.no_grad():
                 latent.copy_(_inside_ball(latent))
+        if after_step is not None:
+            after_step()
     with torch.no_grad():
         return latent.detach(), losses(latent)
 

@@ -57,7 +57,7 @@ class Record:
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation of values (of one value: 0).
 
-    Example:
+    Examples:
         >>> from ganfast.applications.records import mean_and_deviation
         >>> mean_and_deviation([1.0, 3.0])
         (2.0, 1.4142135623730951)

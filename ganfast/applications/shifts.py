@@ -22,7 +22,7 @@ def shifted(images: Tensor, most: float, rng: torch.Generator) -> Tensor:
     Source:
         Zhao et al. 2020, section 3.2 (translation), https://arxiv.org/abs/2006.10738
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.shifts import shifted
         >>> shifted(torch.ones(2, 1, 8, 8), 0.25, torch.Generator().manual_seed(0)).mean()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ganfast.applications.anomaly import (
@@ -22,8 +23,9 @@ from ganfast.applications.anomaly import (
 from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import scored_part, table
 from ganfast.cli.errors import CommandError, output_folder, require, writing_to
-from ganfast.cli.experiment import Experiment, add_experiment, each_once, with_deviation
+from ganfast.cli.experiment import Experiment, add_device, add_experiment, each_once, with_deviation
 from ganfast.cli.options import chosen, positive
+from ganfast.cli.processes import own_device
 from ganfast.training import DataError, keep_freed_memory, load_images
 from ganfast.training.data import image_files
 from ganfast.training.errors import counted
@@ -63,12 +65,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     described = "; ".join(f"{name}: {words}" for name, words in METHODS.items())
     protocol.add_argument(
         "--methods", nargs="+", choices=METHODS, metavar="METHOD",
-        help=f"scores to make (default: all four; with --score {PREFERRED}). {described}",
+        help=f"scores to make (default: all; with --score {PREFERRED}). {described}",
     )  # fmt: skip
     protocol.add_argument(
         "--search-images", type=positive, default=SEARCH_IMAGES,
         help="test images that the method latent scores, drawn once (default: %(default)s)",
     )  # fmt: skip
+    add_device(parser)
     group = parser.add_argument_group("scoring a folder")
     group.add_argument("--model", metavar="FILE", help="a detector.safetensors of an earlier run")
     group.add_argument("--score", metavar="FOLDER", help="images to score")
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     keep_freed_memory()
     if args.score:
-        _score(args.model, Path(args.score).expanduser(), args.methods, out)
+        _score(args, Path(args.score).expanduser(), out)
     elif args.all_normal:
         _train_on_everything(args, out)
     else:
@@ -91,11 +94,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _score(model: str, folder: Path, methods: Sequence[str], out: Path) -> None:
+def _score(args: argparse.Namespace, folder: Path, out: Path) -> None:
+    methods: Sequence[str] = args.methods
     if len(methods) > 1:
         raise CommandError(f"--score takes one of --methods, got {' '.join(methods)}")
     (method,) = methods
-    detector = load_detector(model)
+    detector = load_detector(args.model, own_device(args.device))
     options = detector.options
     images = load_images(
         f"folder:{folder}", image_size=options.image_size, channels=options.channels
@@ -119,7 +123,10 @@ def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
         args.data, root=args.root, download=args.download, image_size=args.image_size
     )
     with output_folder(out, *FILES):
-        detector = train_detector(normal, _options(args, args.seeds[0]), methods=args.methods)
+        detector = train_detector(
+            normal, _options(args, args.seeds[0]), methods=args.methods,
+            device=own_device(args.device),
+        )  # fmt: skip
         save_detector(detector, out / DETECTOR)
     print(f"trained on {counted(len(detector.known), 'image')} of {normal.name}: {out / DETECTOR}")
 
@@ -163,18 +170,24 @@ def _evaluate_each(
         **settings,
         "channels": experiment.data.train.image_shape[0],
     }
-    for seed in each_once(args.seeds):
+    seeds = each_once(args.seeds)
+    started = perf_counter()
+    for seed in seeds:
         for name in normal:
             detector, outcome = evaluate(
                 experiment.data, name, _options(args, seed),
                 methods=args.methods, search_images=args.search_images,
+                device=experiment.device,
             )  # fmt: skip
             if seed == args.seeds[0]:
                 word = "" if len(normal) == 1 else "-" + re.sub(r"\W+", "-", name)
                 save_detector(detector, experiment.out / f"detector{word}.safetensors")
             outcomes.append(outcome)
             found = "  ".join(f"{method} {value:.4f}" for method, value in outcome.auroc.items())
-            print(f"normal {name}, seed {seed}: {found}", flush=True)
+            to_do = len(seeds) * len(normal) - len(outcomes)
+            left_s = (perf_counter() - started) / len(outcomes) * to_do
+            left = f"; about {left_s / 60:.1f} minutes left" if to_do else ""
+            print(f"normal {name}, seed {seed}: {found}{left}", flush=True)
             experiment.record(
                 [*NAMES, *changed], options, table(outcomes), [each.row() for each in outcomes]
             )

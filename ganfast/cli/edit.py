@@ -1,4 +1,4 @@
-"""``ganfast edit``: project, interpolate and inpaint given images with a trained generator."""
+"""``ganfast edit``: project, mix, inpaint and upscale given images with a trained generator."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import NamedTuple
 import numpy
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ganfast.applications.edit import (
     MASKS,
     SearchOptions,
     inpaint,
     make_mask,
+    mix,
     project,
+    resize,
+    upscale,
     ways,
 )
 from ganfast.cli.errors import CommandError, output_folder, require
 from ganfast.cli.experiment import add_device
-from ganfast.cli.options import add_options, chosen
+from ganfast.cli.options import add_options, chosen, positive, reader
 from ganfast.cli.processes import own_device
 from ganfast.models import GAN
 from ganfast.training import load_run
@@ -29,6 +33,7 @@ from ganfast.training.batches import as_float
 from ganfast.training.data import image_files, read_images
 from ganfast.training.errors import counted
 from ganfast.training.figures import COLUMNS, save_animation, save_grid
+from ganfast.training.options import Range
 from ganfast.training.runs import run_folder
 
 __all__ = ["add_parser", "run"]
@@ -38,6 +43,8 @@ HELD_FRAMES = 6  # on each image of an animation
 SAMPLES = 256  # whose mean is the baseline of inpainting
 MOST_COLUMNS = 16  # of inpaint.png
 GREY = 0.0
+FACTOR = 4
+SHARE = Range(float, lambda value: 0 <= value <= 1, "must be from 0 to 1")
 NEEDED_PACKAGES = ("torchvision", "PIL", "scipy")
 
 
@@ -45,17 +52,22 @@ class Given(NamedTuple):
     """Input of an action: ``images`` are float in [-1, 1], on the generator's device."""
 
     gan: GAN
-    names: list[str]
+    files: list[Path]
     images: Tensor
     options: SearchOptions
     out: Path
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the files."""
+        return [file.name for file in self.files]
+
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Declare the subcommand and its three actions."""
+    """Declare the subcommand and its actions."""
     parser = subparsers.add_parser(
         "edit",
-        help="project, interpolate and inpaint images with a trained generator",
+        help="project, interpolate, inpaint and upscale images with a trained generator",
         description="Search for the latent vectors of given images, and edit the images with them.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -64,9 +76,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "inpaint",
         _inpaint,
         "fill holes",
-        "Write inpaint.png (columns: the images; rows: original, masked, completed, blended) and "
-        "each blended image, inpaint-00.png and so on. The original's pixels behind the mask are "
-        "used for the printed errors alone.",
+        "Write inpaint.png (columns: the images; rows: original, masked, completed, blended, "
+        "expected: the mean over the searches) and each blended image, inpaint-00.png and so "
+        "on. The original's pixels behind the mask are used for the printed errors alone.",
     )
     filling.add_argument(
         "--mask",
@@ -74,6 +86,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="MASK",
         help=f"{', '.join(MASKS)} or FILE, white pixels are filled (default: center)",
     )
+    enlarging = _add_action(
+        actions,
+        "upscale",
+        _upscale,
+        "enlarge small images",
+        "Write upscale.png (columns: the images; rows: original, nearest, bicubic, generated, "
+        "corrected) and each corrected image, upscale-00.png and so on. Images are reduced to the "
+        "generator's size over --factor; the original is used for the printed errors alone.",
+    )
+    enlarging.add_argument(
+        "--factor", type=positive, default=FACTOR,
+        help="by which the side grows (default: %(default)s)",
+    )  # fmt: skip
+    styling = _add_action(
+        actions,
+        "style",
+        _style,
+        "give images the style of another",
+        "Interpolate the latent vector of each image with that of the last one. Write style.png (a "
+        "row for each image: itself, its projection, mixed by a quarter, a half and three "
+        "quarters, the last image) and the images mixed by --share, style-00.png and so on.",
+    )
+    styling.add_argument(
+        "--share", type=reader(SHARE), default=0.5,
+        help="of the last image, from 0 to 1 (default: %(default)s)",
+    )  # fmt: skip
     _add_action(
         actions,
         "interpolate",
@@ -118,19 +156,25 @@ def run(args: argparse.Namespace) -> int:
     """Read the run and the images, and act on them."""
     require(*NEEDED_PACKAGES)
     out = Path(args.out) if args.out else run_folder(args.folder) / "edit"
-    options = SearchOptions(**chosen(args, SearchOptions))
+    options = SearchOptions(**chosen(args, SearchOptions), shown=True)
     device = own_device(args.device)
     gan, state = load_run(args.folder)
     files = _files(args.images)
-    if args.act is _interpolate and len(files) < 2:
-        raise CommandError("interpolate needs at least two images, got one")
+    for act, name in ((_interpolate, "interpolate"), (_style, "style")):
+        if args.act is act and len(files) < 2:
+            raise CommandError(f"{name} needs at least two images, got one")
     channels, image_size, _ = gan.image_shape
+    if args.act is _upscale and (args.factor < 2 or image_size % args.factor):
+        raise CommandError(
+            f"--factor must be above 1 and divide {image_size}, the generator's side, got "
+            f"{args.factor}"
+        )
     images = as_float(read_images(files, image_size, channels)).to(device)
     for network in gan[:2]:
         network.to(device)
     with output_folder(out, *WRITTEN[args.act]):
         print(f"generator of step {state['step']}, {counted(len(files), 'image')}, on {device}")
-        args.act(args, Given(gan, [file.name for file in files], images, options, out))
+        args.act(args, Given(gan, files, images, options, out))
     return 0
 
 
@@ -172,22 +216,62 @@ def _interpolate(args: argparse.Namespace, given: Given) -> None:
     print(f"wrote interpolate.png and interpolate.gif to {given.out}")
 
 
-def _inpaint(args: argparse.Namespace, given: Given) -> None:
+def _upscale(args: argparse.Namespace, given: Given) -> None:
+    whole = given.images.shape[-1]
+    side = whole // args.factor
+    # Reduced from the file itself: one that is small already stays as it is.
+    small = as_float(read_images(given.files, side, given.images.shape[1])).to(given.images.device)
+    found = upscale(given.gan, small, given.options)
+    enlarged = {
+        "nearest": functional.interpolate(small, scale_factor=float(args.factor)),
+        "bicubic": resize(small, whole).clamp(-1, 1),
+        "generated": found.generated,
+        "corrected": found.corrected,
+    }
+    columns = min(len(given.images), MOST_COLUMNS)
+    rows = _in_rows(columns, given.images, *enlarged.values())
+    save_grid(rows, given.out / "upscale.png", columns)
+    _save_each(found.corrected, given.out, "upscale")
+    errors = {name: (x - given.images).square().mean((1, 2, 3)) for name, x in enlarged.items()}
+    _print_table(given.names, {"loss": found.loss, **errors})
+    print("squared errors, if the given images are as large as the generator's")
+    print(f"wrote upscale.png and each corrected image to {given.out}")
+
+
+def _style(args: argparse.Namespace, given: Given) -> None:
+    found = project(given.gan, given.images, given.options)
+    latent, style = found.latent[:-1], found.latent[-1:]
+    between = [mix(given.gan, latent, style, share) for share in (0.25, 0.5, 0.75)]
+    last = given.images[-1:].expand_as(given.images[:-1])
+    strip = torch.stack([given.images[:-1], found.images[:-1], *between, last], 1)
+    save_grid(strip.flatten(0, 1), given.out / "style.png", strip.shape[1])
+    _save_each(mix(given.gan, latent, style, args.share), given.out, "style")
+    errors = (found.images - given.images).square().mean((1, 2, 3))
+    _print_table(given.names, {"loss": found.loss, "squared error": errors})
+    print(f"wrote style.png and each mixed image to {given.out}")
+
+
+def _save_each(images: Tensor, out: Path, name: str) -> None:
     from torchvision.utils import save_image
 
+    for index, image in enumerate(images):
+        path = out / f"{name}-{index:02d}.png"
+        save_image(image, path, normalize=True, value_range=(-1, 1))
+
+
+def _inpaint(args: argparse.Namespace, given: Given) -> None:
     missing = make_mask(args.mask, given.images.shape[-1], args.seed)
     missing = missing.to(given.images.device)
     found = inpaint(given.gan, given.images, missing, given.options)
     masked = given.images.masked_fill(missing, GREY)
     columns = min(len(given.images), MOST_COLUMNS)
-    rows = _in_rows(columns, given.images, masked, found.completed, found.blended)
+    rows = _in_rows(columns, given.images, masked, found.completed, found.blended, found.expected)
     save_grid(rows, given.out / "inpaint.png", columns)
-    for index, image in enumerate(found.blended):
-        path = given.out / f"inpaint-{index:02d}.png"
-        save_image(image, path, normalize=True, value_range=(-1, 1))
+    _save_each(found.blended, given.out, "inpaint")
     fillings = {
         "completed": found.completed,
         "blended": found.blended,
+        "expected": found.expected,
         "mean image": _mean_image(given).expand_as(given.images),
     }
     _print_table(
@@ -206,6 +290,8 @@ def _inpaint(args: argparse.Namespace, given: Given) -> None:
 
 
 WRITTEN = {
+    _upscale: ("upscale.png", "upscale-*.png"),
+    _style: ("style.png", "style-*.png"),
     _project: ("project.png", "latents.npy"),
     _interpolate: ("interpolate.png", "interpolate.gif"),
     _inpaint: ("inpaint.png", "inpaint-*.png"),

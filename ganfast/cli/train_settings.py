@@ -104,7 +104,7 @@ def resolved(saved: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
         CommandError: a setting given contradicts the saved one, or the checkpoint has a setting
             that this version does not know.
 
-    Example:
+    Examples:
         >>> from ganfast.cli.train_settings import resolved
         >>> resolved({}, {"preset": "dcgan", "learning_rate": 0.001})["learning_rate"]
         0.001

@@ -80,7 +80,7 @@ def acgan(
     Source:
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import acgan
         >>> gan = acgan(image_size=16, width=8, classes=3)

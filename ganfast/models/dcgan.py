@@ -131,7 +131,7 @@ def dcgan(
     Source:
         Radford et al. 2015, section 3, https://arxiv.org/abs/1511.06434
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=32, channels=1, width=8)

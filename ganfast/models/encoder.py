@@ -15,7 +15,7 @@ class Encoder(nn.Module):
     Source:
         Schlegl et al. 2019, section 2.2, https://doi.org/10.1016/j.media.2019.01.010
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models.encoder import Encoder
         >>> Encoder(image_size=16, channels=1, width=4, latent=10)(torch.zeros(2, 1, 16, 16)).shape

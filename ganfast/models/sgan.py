@@ -24,7 +24,7 @@ class SemiSupervisedGAN(NamedTuple):
     The generator maps noise ``[N, *latent]`` to images ``[N, *image_shape]`` in [-1, 1]; the
     classifier maps such images to logits of the classes, ``[N, classes]``.
 
-    Example:
+    Examples:
         >>> from ganfast.models import sgan
         >>> gan = sgan(image_size=16, width=8, classes=3)
         >>> gan.image_shape, gan.classes
@@ -130,7 +130,7 @@ def sgan(
     Source:
         Salimans et al. 2016, section 5, https://arxiv.org/abs/1606.03498
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import sgan
         >>> gan = sgan(image_size=16, width=8, classes=3)

@@ -127,7 +127,7 @@ def _lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
 def _times(step: GANStep, batch: Batch) -> Times:
     shapes = [p.shape for p in (*_parameters(step), batch.real, *batch.condition)]
     kind = (step.latent, step.precision, bool(step.penalty), bool(step.r1))
-    key = (*shapes, batch.real.dtype, *kind, step.n_critic, step.accumulate)
+    key = (*shapes, batch.real.dtype, *kind, step.n_critic, step.accumulate, step.diff_augment)
     key = (*key, torch.get_num_threads())
     if key not in _measured:
         with torch.random.fork_rng([]):
@@ -162,6 +162,7 @@ def _twin(step: GANStep, batch: Batch, channels_last: bool) -> GANStep:
         generator, discriminator, still_g, still_d, step.loss, step.latent,
         precision=step.precision, channels_last=channels_last, capture="never",
         penalty=step.penalty, r1=step.r1, n_critic=step.n_critic, accumulate=step.accumulate,
+        diff_augment=step.diff_augment,
     )  # fmt: skip
     twin.layout.settle(batch)
     return twin

@@ -130,9 +130,9 @@ class TrainingOptions:
 
     Learning rate and betas are Adam's, in both networks; their defaults are those of Radford et al.
     2015, section 3. ``loss`` is a kind of :class:`ganfast.nn.GANLoss`; precision, ema, penalty, r1,
-    n_critic, accumulate, clip_norm, compile, paired, capture and channels_last are those of
-    :class:`GANStep`. The ``_every`` options count steps; ``quality_every`` 0 measures no quality,
-    else the images need labels. With ``keep_memory``, training on a CPU calls
+    n_critic, accumulate, clip_norm, diff_augment, compile, paired, capture and channels_last are
+    those of :class:`GANStep`. The ``_every`` options count steps; ``quality_every`` 0 measures no
+    quality, else the images need labels. With ``keep_memory``, training on a CPU calls
     ``keep_freed_memory``, which holds for the rest of the process.
 
     The metadata of a field hold its range, choices and help text (:class:`Option`): ``ganfast
@@ -141,7 +141,7 @@ class TrainingOptions:
     Raises:
         ValueError: an option that is out of its range or none of its choices.
 
-    Example:
+    Examples:
         >>> from ganfast.training import TrainingOptions
         >>> TrainingOptions(steps=100, loss="hinge").batch_size
         64
@@ -173,6 +173,11 @@ class TrainingOptions:
     )
     clip_norm: float | None = _training(
         None, "largest norm of either network's gradient", RATE, metavar="NORM"
+    )
+    diff_augment: bool = _training(
+        False,
+        "differentiable augmentation: change colours, translate and cut out in all that the "
+        "discriminator sees; for few images",
     )
     compile: bool = _training(
         False, "compile both networks by torch.compile with ganfast's backend", changeable=True

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ganfast.machine import native_precisions, require_native
 from ganfast.nn import GANLoss
+from ganfast.training.augmentation import augment
 from ganfast.training.batch import Batch, as_list, detached
 from ganfast.training.capture import CapturedStep
 from ganfast.training.ema import WeightAverage
@@ -77,6 +78,8 @@ class GANStep:
         accumulate: parts of a batch whose gradients are averaged before an update, one part in
             memory at a time. Above 1, the generator's update draws its own latent vectors.
         clip_norm: largest norm of either network's gradient; None for no limit.
+        diff_augment: whether the discriminator sees images changed at random, real and generated
+            ones alike, in both updates (Zhao et al. 2020, figure 5).
         compile: whether both networks are compiled by torch.compile with the backend "ganfast", for
             the shapes of the first batch; what a penalty differentiates twice is not compiled.
         generator_term: maps generated and real images to a scalar that is added to the generator's
@@ -92,7 +95,7 @@ class GANStep:
     Source:
         Goodfellow et al. 2014, algorithm 1 and section 3, https://arxiv.org/abs/1406.2661
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import dcgan
         >>> from ganfast.nn import GANLoss
@@ -123,6 +126,7 @@ class GANStep:
         n_critic: int = 1,
         accumulate: int = 1,
         clip_norm: float | None = None,
+        diff_augment: bool = False,
         compile: bool = False,
         generator_term: Callable[[Tensor, Tensor], Tensor] | None = None,
         processes: Processes | None = None,
@@ -152,6 +156,7 @@ class GANStep:
         self.n_critic = n_critic
         self.accumulate = accumulate
         self.clip_norm = clip_norm
+        self.diff_augment = diff_augment
         self.generator_term = generator_term
         self._generator: Any = generator
         self._discriminator: Any = discriminator
@@ -274,7 +279,13 @@ class GANStep:
         self._follow_gradients(self.optimizer_d)
         return [_mean(values) for values in zip(*measured, strict=True)], fake
 
+    def _augment(self, images: Tensor) -> Tensor:
+        if not self.diff_augment:
+            return images
+        return augment(images, self.processes).contiguous(memory_format=self.layout.memory_format)
+
     def _judge(self, batch: Batch, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, fake = batch._replace(real=self._augment(batch.real)), self._augment(fake)
         if self.r1:
             batch = batch._replace(real=batch.real.detach().requires_grad_())
         judge = self._judge_paired if self.pairing.possible else self._judge_apart
@@ -327,7 +338,8 @@ class GANStep:
         for part in batch.split(self.accumulate):
             fake = fake if self.accumulate == 1 else self._generate(part)
             with self._autocast():
-                loss = self.loss.generator(self._discriminator(fake, *part.condition))
+                scores = self._discriminator(self._augment(fake), *part.condition)
+                loss = self.loss.generator(scores)
                 if self.generator_term is not None:
                     loss = loss + self.generator_term(fake, part.real)
             self._backward(loss, inputs)

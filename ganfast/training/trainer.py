@@ -47,7 +47,7 @@ SAMPLES = 64  # an 8x8 grid
 ROLLBACKS = 3
 STEP_OPTIONS = (
     "paired", "precision", "channels_last", "capture", "ema", "penalty", "r1", "n_critic",
-    "accumulate", "clip_norm", "compile",
+    "accumulate", "clip_norm", "diff_augment", "compile",
 )  # fmt: skip
 """Options that the step has by the same names."""
 BEST = f"best{SUFFIX}"
@@ -85,7 +85,7 @@ class Trainer:
         ValueError: if an option is not one of those allowed.
         OSError: if ``out`` cannot be made or written to.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ganfast.models import dcgan
         >>> from ganfast.training import Trainer, TrainingOptions, load_images

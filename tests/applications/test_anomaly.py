@@ -23,12 +23,14 @@ from ganfast.applications.anomaly import (
 from ganfast.applications.anomaly.protocol import table
 from ganfast.applications.anomaly.scores import (
     LocalDensity,
+    encoded_directions,
     encoding_loss,
     first_features,
     search_latent,
 )
 from ganfast.applications.labelled import LabelledData
 from ganfast.models.dcgan import Discriminator
+from ganfast.models.encoder import Encoder
 from ganfast.training import CheckpointError, DataError, DivergenceError, ImageData
 from ganfast.training.checkpoints import write_checkpoint
 
@@ -135,6 +137,16 @@ def test_first_features_are_the_first_layer_pooled():
     torch.testing.assert_close(first_features(judge, images), expected)
 
 
+def test_encoded_directions_are_the_second_layer_of_length_one():
+    encoder = Encoder(32, 1, 4, 6).eval().requires_grad_(False)
+    images = torch.randn(2, 1, 32, 32)
+    maps = nn.functional.leaky_relu(encoder.main[0](images), 0.2)
+    maps = encoder.main[3](encoder.main[2](maps))
+    expected = maps.flatten(1) / maps.flatten(1).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(encoded_directions(encoder, images), expected)
+    assert encoded_directions(encoder, images).shape == (2, 4 * 128)
+
+
 def test_a_seed_fixes_every_score():
     normal = ImageData("bars", bars(50, False, 0))
     seen = bars(4, True, 5)
@@ -193,13 +205,14 @@ def test_auroc_counts_pairs_in_the_right_order():
     _, outcome = evaluate(data, "upright", TINY, methods=tuple(METHODS), search_images=20)
     anomalous = data.test.labels == 0
     assert torch.equal(outcome.anomalous, anomalous)
-    for method in ("encoder", "features", "pixels"):
+    for method in ("encoder", "encoded", "features", "pixels"):
         scores = outcome.scores[method]
         pairs = scores[anomalous][:, None] - scores[~anomalous]
         share = ((pairs > 0).float() + (pairs == 0).float() / 2).mean()
         assert outcome.auroc[method] == pytest.approx(float(share))
     assert outcome.auroc["features"] > 0.9
-    assert outcome.scored == {"latent": 20, "encoder": 50, "features": 50, "pixels": 50}
+    others = ("encoder", "encoded", "features", "pixels")
+    assert outcome.scored == {"latent": 20} | dict.fromkeys(others, 50)
     assert len(outcome.scores["latent"]) == 20
 
 
@@ -274,6 +287,8 @@ def test_what_cannot_be_detected_is_refused():
     detector = train_detector(ImageData("bars", bars(50, False, 0)), TINY)
     with pytest.raises(DataError, match="without an encoder"):
         detector.score(bars(1, False, 0), "encoder")
+    with pytest.raises(DataError, match="train one with the method encoded"):
+        detector.score(bars(1, False, 0), "encoded")
     with pytest.raises(ValueError, match="method must be one of"):
         detector.score(bars(1, False, 0), "guess")
     with pytest.raises(DataError, match=r"images \[1, 16, 16\], got \[3, 16, 16\]"):

@@ -11,10 +11,13 @@ from ganfast.applications.edit import (
     context_weights,
     inpaint,
     make_mask,
+    mix,
     project,
+    resize,
+    upscale,
     ways,
 )
-from ganfast.applications.latent_search import prior_loss, search
+from ganfast.applications.latent_search import candidates, prior_loss, search
 from ganfast.models import GAN, dcgan, mlp_gan
 from ganfast.training import DataError
 
@@ -121,6 +124,74 @@ def test_inpainting_fills_the_hole_and_keeps_the_rest(gan, targets, kind):
     )
     assert error < 0.5 * plain
     assert torch.equal(found.completed[..., missing], found.generated[..., missing])
+
+
+def test_the_expected_filling_weighs_every_search(gan, targets):
+    missing = make_mask("left", SIZE)
+    found = inpaint(gan, targets, missing, OPTIONS)
+    weights = context_weights(missing)
+
+    def context(made: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+        return ((made - targets[which]).abs() * weights).sum((1, 2, 3))
+
+    latent, loss = candidates(gan, context, len(targets), OPTIONS)
+    assert loss.shape == (3, OPTIONS.restarts)
+    assert torch.equal(loss.min(1).values, found.loss)
+    least = loss.min(1, keepdim=True).values
+    shares = ((least - loss) / least.abs()).exp()
+    shares = shares / shares.sum(1, keepdim=True)
+    assert not torch.allclose(shares, shares.mean())
+    every = gan.generator(latent.flatten(0, 1)).unflatten(0, loss.shape)
+    expected = torch.einsum("nr,nrchw->nchw", shares, every)
+    torch.testing.assert_close(found.expected[..., missing], expected[..., missing])
+    assert torch.equal(found.expected[..., ~missing], targets[..., ~missing])
+
+
+def test_a_search_shows_its_progress(gan, targets, capsys, monkeypatch):
+    monkeypatch.setattr("ganfast.training.progress.LINE_EVERY_S", 0.0)
+    options = SearchOptions(steps=3, restarts=2, batch=4)
+    project(gan, targets, options)
+    assert capsys.readouterr().err == ""
+    project(gan, targets, SearchOptions(steps=3, restarts=2, batch=4, shown=True))
+    said = capsys.readouterr().err
+    assert "step 1 of 6" in said  # two batches of three steps
+    assert "left" in said
+
+
+def test_resizing_is_that_of_pil():
+    image_module = pytest.importorskip("PIL.Image")
+    grey = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(0))
+    picture = image_module.fromarray(grey.to(torch.uint8).numpy())
+    for side in (4, 8, 32):
+        expected = torch.tensor(list(picture.resize((side, side), image_module.BICUBIC).getdata()))
+        found = resize(grey[None, None].float(), side).clamp(0, 255).flatten()
+        assert (found - expected).abs().max() <= 1
+
+
+def test_upscaling_finds_what_the_generator_made(gan, targets):
+    small = resize(targets, 8)
+    found = upscale(gan, small, OPTIONS)
+    error, plain = ((x - targets).square().mean() for x in (found.generated, resize(small, SIZE)))
+    assert error < 0.5 * plain
+    assert torch.equal(found.generated, gan.generator(found.latent))
+    left, before = (
+        (resize(x, 8) - small).square().mean() for x in (found.corrected, found.generated)
+    )
+    assert left < 0.5 * before
+    for shape in ((1, 1, 16, 16), (1, 1, 4, 8)):
+        with pytest.raises(ValueError, match="square and have a side below 16"):
+            upscale(gan, torch.zeros(shape))
+
+
+def test_mixing_goes_from_an_image_to_the_style(gan):
+    latent, style = torch.randn(3, *gan.latent), torch.randn(1, *gan.latent)
+    torch.testing.assert_close(mix(gan, latent, style, 0.0), gan.generator(latent))
+    own = gan.generator(style).expand(3, -1, -1, -1)
+    torch.testing.assert_close(mix(gan, latent, style, 1.0), own)
+    halves = torch.cat([ways(gan, torch.cat([z[None], style]), 3)[:, 1] for z in latent])
+    torch.testing.assert_close(mix(gan, latent, style, 0.5), halves)
+    with pytest.raises(ValueError, match=r"in \[0, 1\], got 2"):
+        mix(gan, latent, style, 2)
 
 
 def test_masks_miss_what_they_say(tmp_path):

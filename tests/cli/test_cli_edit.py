@@ -69,7 +69,7 @@ def test_interpolate_writes_a_strip_and_a_film(trained, photos, tmp_path):
 
 
 @pytest.mark.parametrize("mask", ["center", "random", "left", "file"])
-def test_inpaint_writes_four_rows(trained, photos, tmp_path, capsys, mask):
+def test_inpaint_writes_five_rows(trained, photos, tmp_path, capsys, mask):
     if mask == "file":
         mask = str(tmp_path / "mask.png")
         picture = Image.new("L", (16, 16))
@@ -81,7 +81,7 @@ def test_inpaint_writes_four_rows(trained, photos, tmp_path, capsys, mask):
     assert size(tmp_path / "inpaint.png") == (3 * 68 + 4, 4 * 68 + 4)
     with Image.open(tmp_path / "inpaint.png") as grid:
         pixels = numpy.asarray(grid).astype(int)
-    original, masked, completed, blended = (pixels[y : y + 64, 4:68] for y in range(4, 276, 68))
+    original, masked, completed, blended, _ = (pixels[y : y + 64, 4:68] for y in range(4, 344, 68))
     known = (masked == original).all(-1)
     assert 0.15 < known.mean() < 0.85
     assert (abs(masked[~known] - 128) <= 1).all()
@@ -89,6 +89,33 @@ def test_inpaint_writes_four_rows(trained, photos, tmp_path, capsys, mask):
         assert (filled[known] == original[known]).all()
         assert (filled[~known] != masked[~known]).any()
     assert size(tmp_path / "inpaint-02.png") == (16, 16)
+
+
+def test_upscale_writes_five_rows_and_compares_with_plain_enlargements(
+    trained, photos, tmp_path, capsys
+):
+    words = [str(trained), str(photos), "--out", str(tmp_path), "--factor", "4", *QUICK]
+    assert main(["edit", "upscale", *words]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("nearest", "bicubic", "generated", "corrected"))
+    assert size(tmp_path / "upscale.png") == (3 * 68 + 4, 5 * 68 + 4)
+    assert size(tmp_path / "upscale-02.png") == (16, 16)
+    with Image.open(tmp_path / "upscale.png") as grid:
+        nearest = numpy.asarray(grid)[72:136, 4:68]  # 16 pixels of the small image are one colour
+    assert (nearest[:16, :16] == nearest[0, 0]).all()
+
+
+def test_style_writes_a_row_an_image(trained, photos, tmp_path):
+    pictures = []
+    for share in ("0", "1"):
+        words = [str(trained), str(photos), "--out", str(tmp_path), "--share", share, *QUICK]
+        assert main(["edit", "style", *words]) == 0
+        assert size(tmp_path / "style.png") == (6 * 68 + 4, 2 * 68 + 4)
+        mixed = [tmp_path / f"style-{index:02d}.png" for index in range(2)]
+        pictures.append([numpy.asarray(Image.open(path)).astype(int) for path in mixed])
+    (first, second), (all_style, same) = pictures
+    assert (first != second).any()
+    assert abs(all_style - same).max() <= 1  # both are the last image
 
 
 def test_a_seed_repeats_the_search_and_the_random_mask(trained, photos, tmp_path):
@@ -127,6 +154,12 @@ def test_bad_images_are_refused(trained, photos, tmp_path, capsys):
     assert "no such image" in refused(["project", run, str(tmp_path / "no.png"), *out], capsys)
     assert "IMAGE" in refused(["project", run, *out], capsys)
     assert "at least two" in refused(["interpolate", run, str(photos / "a.png"), *out], capsys)
+    assert "at least two" in refused(["style", run, str(photos / "a.png"), *out], capsys)
+    for factor in ("1", "3", "32"):
+        words = ["upscale", run, str(photos / "a.png"), "--factor", factor, *out]
+        assert f"divide 16, the generator's side, got {factor}" in refused(words, capsys)
+    words = ["style", run, str(photos), "--share", "1.5", *out]
+    assert "must be from 0 to 1, got '1.5'" in refused(words, capsys)
     assert not (tmp_path / "out").exists()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ganfast.applications.anomaly.scores import (
     BATCH,
     LocalDensity,
+    encoded_directions,
     encoding_loss,
     first_features,
     search_latent,
@@ -29,9 +30,12 @@ __all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
 METHODS = {
     "latent": "AnoGAN: search of a latent vector",
     "encoder": "f-AnoGAN: encoder izi_f",
+    "encoded": "density of normal images in the directions of the encoder's second layer",
     "features": "density of normal images in the discriminator's first layer",
     "pixels": "the same density in pixels, without a network, to compare with",
 }
+ENCODED = ("encoder", "encoded")
+"""The methods that need an encoder."""
 HELD_OUT = 10
 """One of so many normal images is held out, to measure how high normal images score."""
 MOST_HELD_OUT = 200
@@ -45,7 +49,7 @@ class DetectorOptions:
 
     The defaults were chosen on MNIST's training set alone: trained on nine tenths of one class (2
     and 8), compared on the last tenth and on training images of other classes. ``encoder_steps``
-    may be 0 if the score "encoder" is not used.
+    may be 0 if no score needs an encoder.
     """
 
     image_size: int = option(32, "side of the images in pixels", choices=IMAGE_SIZES)
@@ -66,7 +70,7 @@ class Detector:
     """Score how far images are from normal ones.
 
     Args:
-        gan: trained on normal images.
+        gan: trained on normal images; its device is computed on.
         encoder: to the generator's latent vectors, or None.
         known: normal images, uint8 ``[M, C, H, W]``, more than ``options.neighbours``.
         options: of their training.
@@ -107,7 +111,7 @@ class Detector:
                 f"got {list(images.shape[1:])}"
             )
         scorer = self._scorer(method)
-        return torch.cat([scorer(as_float(part)) for part in images.split(BATCH)])
+        return torch.cat([scorer(self._on_device(part)).cpu() for part in images.split(BATCH)])
 
     def share_below(self, scores: Tensor, method: str) -> Tensor:
         """Return for each score the share of held-out normal images that score lower, ``[N]``."""
@@ -122,26 +126,35 @@ class Detector:
                 latent=self.gan.latent, steps=self.options.search_steps, seed=self.options.seed,
             )  # fmt: skip
         if method == "encoder":
-            encoder = self.encoder
-            if encoder is None:
-                raise DataError(
-                    "this detector was trained without an encoder; train one with the method "
-                    "encoder"
-                )
+            encoder = self._trained_encoder(method)
             return torch.no_grad()(
                 lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
             )
         density = self._density(method)
         return lambda images: density(self._vectors(method, images))
 
+    def _trained_encoder(self, method: str) -> Encoder:
+        if self.encoder is None:
+            raise DataError(
+                f"this detector was trained without an encoder; train one with the method {method}"
+            )
+        return self.encoder
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        return as_float(images.to(next(self.gan.generator.parameters()).device))
+
     def _vectors(self, method: str, images: Tensor) -> Tensor:
         if method == "pixels":
             return small_pixels(images)
+        if method == "encoded":
+            return encoded_directions(self._trained_encoder(method), images)
         return first_features(self.gan.discriminator, images)  # type: ignore[arg-type]
 
     def _density(self, method: str) -> LocalDensity:
         if method not in self._densities:
-            vectors = [self._vectors(method, as_float(part)) for part in self.known.split(BATCH)]
+            vectors = [
+                self._vectors(method, self._on_device(part)) for part in self.known.split(BATCH)
+            ]
             self._densities[method] = LocalDensity(torch.cat(vectors), self.options.neighbours)
         return self._densities[method]
 
@@ -151,6 +164,7 @@ def train_detector(
     options: DetectorOptions | None = None,
     *,
     methods: Sequence[str] = ("features",),
+    device: torch.device | str = "cpu",
 ) -> Detector:
     """Train a GAN on normal images, and an encoder if a method needs one.
 
@@ -161,13 +175,14 @@ def train_detector(
         normal: the images; labels are ignored.
         options: sizes, lengths and seed; image size and channels are taken from the images.
         methods: keys of ``METHODS`` that the detector will be asked for.
+        device: to train on, and to score on later.
 
     Raises:
         DataError: fewer than 40 images.
         DivergenceError: a weight is not finite after training.
         ValueError: images of a side that DCGAN cannot make.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.anomaly import DetectorOptions, train_detector
         >>> from ganfast.training import load_images
         >>> digits = load_images("digits", image_size=16)
@@ -183,23 +198,25 @@ def train_detector(
     order = torch.randperm(len(normal), generator=rng)
     held_out, kept = order.tensor_split([min(len(normal) // HELD_OUT, MOST_HELD_OUT)])
     known = normal.images[kept.sort().values]
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        gan = _train_gan(replace(normal, images=known, labels=None), options)
-        encoder = _train_encoder(gan, known, options) if "encoder" in methods else None
+        gan = _train_gan(replace(normal, images=known, labels=None), options, device)
+        needed = any(method in ENCODED for method in methods)
+        encoder = _train_encoder(gan, known, options, device) if needed else None
     options = replace(options, neighbours=min(options.neighbours, len(known) - 1))
     return Detector(gan, encoder, known, options, normal.images[held_out])
 
 
-def _train_gan(data: ImageData, options: DetectorOptions) -> GAN:
+def _train_gan(data: ImageData, options: DetectorOptions, device: torch.device) -> GAN:
     gan = dcgan(options.image_size, options.channels, options.width, options.latent)
     adam_g, adam_d = (
-        torch.optim.Adam(m.parameters(), options.learning_rate, (0.5, 0.999), fused=True)
+        torch.optim.Adam(m.to(device).parameters(), options.learning_rate, (0.5, 0.999), fused=True)
         for m in gan[:2]
     )
     # The bits of the recorded results are those of one pass over real and generated images.
     step = GANStep(*gan[:2], adam_g, adam_d, GANLoss(), gan.latent, paired=True)
-    batches = _batches(data, options)
+    batches = _batches(data, options, device)
     for _ in range(options.steps):
         step(next(batches))
     for name, network in zip(("generator", "discriminator"), gan[:2], strict=True):
@@ -208,13 +225,15 @@ def _train_gan(data: ImageData, options: DetectorOptions) -> GAN:
     return gan
 
 
-def _train_encoder(gan: GAN, known: Tensor, options: DetectorOptions) -> Encoder:
+def _train_encoder(
+    gan: GAN, known: Tensor, options: DetectorOptions, device: torch.device
+) -> Encoder:
     encoder = Encoder(options.image_size, options.channels, options.width, options.latent)
-    encoder.apply(initialise)
+    encoder.apply(initialise).to(device)
     adam = torch.optim.Adam(
         encoder.parameters(), options.encoder_learning_rate, (0.5, 0.999), fused=True
     )
-    batches = _batches(ImageData("normal images", known), options)
+    batches = _batches(ImageData("normal images", known), options, device)
     for _ in range(options.encoder_steps):
         adam.zero_grad(set_to_none=True)
         loss = encoding_loss(encoder, *gan[:2], next(batches))  # type: ignore[arg-type]
@@ -229,5 +248,5 @@ def _check_weights(name: str, network: nn.Module) -> None:
         raise DivergenceError(f"weights of the {name} are not finite; try another seed")
 
 
-def _batches(data: ImageData, options: DetectorOptions) -> Batches:
-    return Batches(data, min(options.batch_size, len(data)), seed=options.seed)
+def _batches(data: ImageData, options: DetectorOptions, device: torch.device) -> Batches:
+    return Batches(data, min(options.batch_size, len(data)), seed=options.seed, device=device)

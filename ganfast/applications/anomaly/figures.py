@@ -30,9 +30,10 @@ def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: 
     # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
     from matplotlib.figure import Figure
 
+    seeds = max(row["seeds"] for row in rows)
     figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
     axes = figure.subplots()
-    for index, (method, marker) in enumerate(zip(methods, "osD^", strict=False)):
+    for index, (method, marker) in enumerate(zip(methods, "osvD^", strict=False)):
         places = [row + (index - (len(methods) - 1) / 2) * 0.15 for row in range(len(rows))]
         axes.errorbar(
             places,
@@ -43,9 +44,13 @@ def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: 
     if len(rows) > 1:
         axes.axvline(len(rows) - 1.5, color="black", linewidth=0.8)  # before the mean
     axes.set_xticks(range(len(rows)), [str(row["normal"]) for row in rows])
-    axes.set(xlabel="normal class", ylabel="AUROC on the test set")
+    axes.set(
+        xlabel="normal class",
+        ylabel="area under the ROC curve, test set",
+        title="One class is normal" + (f": mean ± deviation of {seeds} seeds" if seeds > 1 else ""),
+    )
     axes.grid(alpha=0.3)
-    figure.legend(ncols=len(methods), loc="outside upper center")
+    figure.legend(ncols=len(methods), loc="outside lower center")
     figure.savefig(path)
 
 

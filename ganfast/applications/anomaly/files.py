@@ -42,8 +42,8 @@ def save_detector(detector: Detector, path: Path) -> None:
     write_checkpoint(path, detector.options.steps, state)
 
 
-def load_detector(path: str | Path) -> Detector:
-    """Read what ``save_detector`` wrote.
+def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:
+    """Read what ``save_detector`` wrote, for a device to score on.
 
     Raises:
         CheckpointError: the file is missing, truncated, altered, or no detector.
@@ -52,12 +52,12 @@ def load_detector(path: str | Path) -> Detector:
     if "detector" not in state:
         raise CheckpointError(f"{path} is no detector that 'ganfast anomaly' wrote")
     try:
-        return _build(state)
+        return _build(state, device)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit this version: {first_line(error)}") from error
 
 
-def _build(state: dict[str, Any]) -> Detector:
+def _build(state: dict[str, Any], device: torch.device | str) -> Detector:
     options = DetectorOptions(**state["detector"])
     sizes = (options.image_size, options.channels, options.width, options.latent)
     with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten
@@ -67,4 +67,7 @@ def _build(state: dict[str, Any]) -> Detector:
     gan.discriminator.load_state_dict(state["discriminator"])
     if encoder is not None:
         encoder.load_state_dict(state["encoder"])
+    for network in (*gan[:2], encoder):
+        if network is not None:
+            network.to(device)
     return Detector(gan, encoder, state["known"], options, state["held_out"])

@@ -53,6 +53,7 @@ def evaluate(
     *,
     methods: Sequence[str],
     search_images: int,
+    device: torch.device | str = "cpu",
 ) -> tuple[Detector, Outcome]:
     """Train a detector on one class and score the test set, each image once, with every method.
 
@@ -62,6 +63,7 @@ def evaluate(
         options: of the detector.
         methods: keys of ``METHODS``.
         search_images: number of test images, always the same, that "latent" scores: it is slow.
+        device: to train and score on.
 
     Returns:
         The detector and its measurements.
@@ -87,7 +89,7 @@ def evaluate(
                 f"anomalous ones, of class {normal!r} and of others"
             )
     started = time.perf_counter()
-    detector = train_detector(_images_of(data, normal), options, methods=methods)
+    detector = train_detector(_images_of(data, normal), options, methods=methods, device=device)
     seconds = {"training": time.perf_counter() - started}
     scores, auroc = {}, {}
     for method, part in parts.items():

@@ -1,4 +1,4 @@
-"""Four anomaly scores, higher for images that are further from normal ones."""
+"""Five anomaly scores, higher for images that are further from normal ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from torch.nn import functional
 
 from ganfast.applications.latent_search import descend
 from ganfast.models.dcgan import Discriminator
+from ganfast.models.encoder import Encoder
 
-__all__ = ["LocalDensity", "encoding_loss", "first_features", "search_latent", "small_pixels"]
+__all__ = [
+    "LocalDensity",
+    "encoded_directions",
+    "encoding_loss",
+    "first_features",
+    "search_latent",
+    "small_pixels",
+]
 
 BATCH = 500
 FEATURE_WEIGHT = 0.1  # lambda of Schlegl et al. 2017, section 2.2
@@ -101,6 +109,17 @@ def first_features(discriminator: Discriminator, images: Tensor) -> Tensor:
     return _pooled(convolution_and_activation(images), POOLED_SIDE)
 
 
+def encoded_directions(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return the encoder's second map, averaged to 8x8, as unit vectors ``[N, width * 128]``.
+
+    On images held out from MNIST's training set (2 and 8 are normal) the directions did better than
+    the vectors themselves, the second layer better than the first and the third, the
+    encoder better than the discriminator, and each worse without training.
+    """
+    two_convolutions = encoder.main[:5]
+    return functional.normalize(_pooled(two_convolutions(images), POOLED_SIDE))
+
+
 def small_pixels(images: Tensor) -> Tensor:
     """Return the images averaged to 16x16, as vectors ``[N, C * 256]``, without a network."""
     return _pooled(images, PIXEL_SIDE)
@@ -125,7 +144,7 @@ class LocalDensity:
         A simplification of the local outlier factor, Breunig et al. 2000, section 4,
         https://doi.org/10.1145/335191.335388: mean distances instead of reachabilities.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.anomaly.scores import LocalDensity
         >>> known = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

@@ -72,7 +72,7 @@ def train_conditional(
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585, with the losses above;
         Zhao et al. 2020, equations 4 and 5, https://arxiv.org/abs/2006.10738
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.augment import GeneratorOptions, train_conditional
         >>> images, labels = torch.zeros(4, 1, 16, 16, dtype=torch.uint8), torch.arange(4) % 2

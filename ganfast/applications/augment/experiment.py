@@ -93,7 +93,7 @@ def run_seed(
         DataError: there are fewer labels than asked for, or fewer asked for than classes.
         DivergenceError: the DCGAN's losses are not finite.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.augment import AugmentOptions, run_seed
         >>> from ganfast.applications.augment import GeneratorOptions
         >>> from ganfast.applications.labelled import load_labelled
@@ -152,7 +152,7 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     Source:
         Student 1908, https://doi.org/10.1093/biomet/6.1.1
 
-    Example:
+    Examples:
         >>> from ganfast.applications.augment import summarise
         >>> found = [{"real": 0.5, "generated": 0.75}, {"real": 0.5, "generated": 0.75}]
         >>> summarise(found)[1]["difference"]

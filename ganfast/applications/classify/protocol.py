@@ -99,7 +99,7 @@ def classify(
         DataError: as :func:`check`.
         DivergenceError: the output of a trained network is not finite.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.classify import Options, classify
         >>> from ganfast.applications.labelled import load_labelled
         >>> data = load_labelled("digits", image_size=16)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ganfast.applications.latent_search import SearchOptions, search
 from ganfast.models import GAN, slerp
 
-__all__ = ["Projection", "project", "ways"]
+__all__ = ["Projection", "mix", "project", "ways"]
 
 FEATURES = 0.1  # weight of the discriminator's features beside the pixels
 
@@ -45,7 +45,7 @@ def project(
         Zhu et al. 2016, section 3.1, https://arxiv.org/abs/1609.03552; the prior is that of
         Yeh et al. 2017, equation 4, https://arxiv.org/abs/1607.07539
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import SearchOptions, project
         >>> from ganfast.models import dcgan
@@ -83,7 +83,7 @@ def ways(gan: GAN, latent: Tensor, stops: int) -> Tensor:
     Raises:
         ValueError: fewer than two vectors, or fewer than two stops.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import ways
         >>> from ganfast.models import dcgan
@@ -101,6 +101,41 @@ def ways(gan: GAN, latent: Tensor, stops: int) -> Tensor:
             ],
             1,
         )
+
+
+def mix(gan: GAN, latent: Tensor, style: Tensor, share: float) -> Tensor:
+    """Move latent vectors by a share of the way to that of another image, and make the images.
+
+    A DCGAN has one latent vector for shape and texture alike: both are mixed.
+
+    Args:
+        gan: in evaluation mode.
+        latent: of the images to change, ``[N, *latent]``.
+        style: of the image whose style they take, ``[1, *latent]``.
+        share: from 0, the images as they are, to 1, the style's image.
+
+    Returns:
+        Images ``[N, C, H, W]``.
+
+    Raises:
+        ValueError: the share is not in [0, 1].
+
+    Source:
+        Radford et al. 2015, section 6.1, https://arxiv.org/abs/1511.06434, on the sphere
+
+    Example:
+        >>> import torch
+        >>> from ganfast.applications.edit import mix
+        >>> from ganfast.models import dcgan
+        >>> gan = dcgan(image_size=16, channels=1, width=4)
+        >>> mix(gan, torch.randn(3, *gan.latent), torch.randn(1, *gan.latent), 0.5).shape
+        torch.Size([3, 1, 16, 16])
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the style must be in [0, 1], got {share}")
+    with torch.no_grad():
+        images: Tensor = gan.generator(slerp(latent, style.expand_as(latent), share))
+    return images
 
 
 def _features(discriminator: nn.Module, images: Tensor) -> Tensor:
