@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 __all__ = ["Batch", "Scores", "as_list", "detached"]
 
-Scores = Any
+Scores: TypeAlias = Tensor | Sequence[Tensor]
 """A tensor ``[N, ...]``; of a multi-scale discriminator, a list of them."""
 
 

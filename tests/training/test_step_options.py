@@ -54,18 +54,6 @@ class Discriminator(nn.Module):
         return maps if self.scales > 1 else maps[0].mean((1, 2, 3))
 
 
-class SumOverScales(GANLoss):
-    """Take lists of scores."""
-
-    def discriminator(self, real: Any, fake: Any = None, *, splits: int = 1) -> Any:
-        pairs = zip(real, [None] * len(real) if fake is None else fake, strict=True)
-        each = [super(SumOverScales, self).discriminator(*pair, splits=splits) for pair in pairs]
-        return tuple(sum(values) for values in zip(*each, strict=True))
-
-    def generator(self, fake: Any) -> Tensor:
-        return sum(super(SumOverScales, self).generator(each) for each in fake)
-
-
 def plain_step(
     networks: list[Any], optimizers: list[Any], real: Tensor, labels: Tensor | None, *,
     n_critic: int = 1, accumulate: int = 1, clip_norm: float | None = None,
@@ -76,7 +64,10 @@ def plain_step(
 
     def criterion(scores: Any, label: float) -> Tensor:
         scores = scores if isinstance(scores, list) else [scores]
-        return sum(F.binary_cross_entropy_with_logits(s, torch.full_like(s, label)) for s in scores)
+        losses = [
+            F.binary_cross_entropy_with_logits(s, torch.full_like(s, label)) for s in scores
+        ]
+        return torch.stack(losses).mean()
 
     def parts(real: Tensor, labels: Tensor | None, count: int) -> Any:
         given = [()] * count if labels is None else [(part,) for part in labels.chunk(count)]
@@ -151,7 +142,7 @@ def test_options_have_the_numbers_of_a_plain_loop(case, paired):
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.7**step)
         for optimizer in (*ours, *theirs)
     ]
-    loss = (SumOverScales if scales > 1 else GANLoss)(real_label=target)
+    loss = GANLoss(real_label=target)
     step = GANStep(
         *networks, *ours, loss, (LATENT,), paired=paired, channels_last=False,
         **{name: value for name, value in options.items() if name != "target"},
@@ -184,7 +175,7 @@ def test_penalties_know_labels_and_scales(option, paired):
     twins = [stock(network) for network in networks]
     optimizers = [torch.optim.SGD(n.parameters(), 0.0) for n in networks]
     step = GANStep(
-        *networks, *optimizers, SumOverScales("hinge"), (LATENT,), paired=paired,
+        *networks, *optimizers, GANLoss("hinge"), (LATENT,), paired=paired,
         channels_last=False, **{option: 10.0},
     )  # fmt: skip
     real = torch.rand(6, 1, SIZE, SIZE, dtype=torch.float64) * 2 - 1
@@ -196,8 +187,8 @@ def test_penalties_know_labels_and_scales(option, paired):
     fake = generator(torch.randn(6, LATENT, dtype=torch.float64), labels).detach()
     real.requires_grad_()
     scores = discriminator(real, labels)
-    expected = sum(F.relu(1 - s).mean() for s in scores)
-    expected = expected + sum(F.relu(1 + s).mean() for s in discriminator(fake, labels))
+    expected = sum(F.relu(1 - s).mean() for s in scores) / 2
+    expected = expected + sum(F.relu(1 + s).mean() for s in discriminator(fake, labels)) / 2
     point = real
     if option == "penalty":
         share = torch.rand(6, 1, 1, 1, dtype=torch.float64)
