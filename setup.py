@@ -19,7 +19,7 @@ FAILURES = Path("ganfast/_build_failure.txt")  # read by ganfast/ops/extension.p
 MODE = os.environ.get("GANFAST_BUILD", "auto")
 if MODE not in ("auto", "cpu", "cuda", "none"):
     sys.exit(f"GANFAST_BUILD must be auto, cpu, cuda or none, got {MODE!r}")
-CPU_PART, CUDA_PART = "ganfast._native", "ganfast._native_cuda"
+CPU_PART, CUDA_PART = "ganfast._native", "ganfast._native_cuda"  # and "_torch2_14" after it
 
 
 def find_cuda_home():
@@ -32,12 +32,21 @@ def find_cuda_home():
     return str(Path(tops[0]).resolve() if tops else Path(nvcc).resolve().parent.parent)
 
 
+def is_clang():
+    """Return whether the C++ compiler is clang."""
+    command = [os.environ.get("CXX", "c++"), "--version"]
+    try:
+        return "clang" in subprocess.run(command, capture_output=True, text=True).stdout
+    except OSError:
+        return False
+
+
 def record(reason, *parts):
     """Keep the reason why parts are missing, for `ganfast info`; fail where they were asked for."""
     if MODE in ("cpu", "cuda"):
         sys.exit(f"GANFAST_BUILD={MODE}: cannot build {parts[0]}: {reason}")
     print(f"ganfast: not built: {', '.join(parts)}: {reason}", file=sys.stderr)
-    lines = [f"{part.partition('.')[2]}.so: {' '.join(str(reason).split())}\n" for part in parts]
+    lines = [f"{part.partition('.')[2]}: {' '.join(str(reason).split())}\n" for part in parts]
     with FAILURES.open("a") as file:
         file.writelines(lines)
 
@@ -61,6 +70,10 @@ def extensions():
         record(why_none, CPU_PART, CUDA_PART)
         return [], {}
 
+    # torch's C++ interface is that of one minor release.
+    release = "_torch" + "_".join(torch.__version__.split(".")[:2])
+    cpu, cuda = CPU_PART + release, CUDA_PART + release
+
     class Build(BuildExtension):
         def build_extension(self, ext):
             part = copy.copy(self)  # a folder a part: `build_ext --parallel 2` builds both at once
@@ -68,21 +81,25 @@ def extensions():
             try:
                 super(Build, part).build_extension(ext)
             except Exception as error:
-                record(error, ext.name)
+                record(error, ext.name.removesuffix(release))
 
     cxx = ["-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     cxx += ["-fvisibility=hidden", "-Wall", "-Wno-psabi"]
-    cxx += ["-fopenmp"] if sys.platform == "linux" else []  # the library itself is torch's own
+    # The library itself is torch's own, which is GNU's on Linux: with clang's calls the extension
+    # would not load, and without them its kernels run on one thread.
+    cxx += ["-fopenmp"] if sys.platform == "linux" and not is_clang() else []
     nvcc = ["-O3", "-Xcompiler=-fvisibility=hidden"]
     if os.environ.get("GANFAST_WERROR") == "1":
         cxx, nvcc = [*cxx, "-Werror"], [*nvcc, "-Werror=all-warnings"]
     found, common = [], {"py_limited_api": True, "optional": MODE == "auto"}
     common["include_dirs"] = [os.path.abspath("csrc")]
     sources = {end: sorted(map(str, Path("csrc").rglob(f"*.{end}"))) for end in ("cpp", "cu")}
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    if sys.platform == "win32":
+        record("the kernels need g++ or clang: MSVC has no vector extensions", CPU_PART)
+    elif shutil.which(os.environ.get("CXX", "c++")) is None:
         record("no C++ compiler: install g++ or set CXX", CPU_PART)
     else:
-        found.append(CppExtension(CPU_PART, sources["cpp"], extra_compile_args=cxx, **common))
+        found.append(CppExtension(cpu, sources["cpp"], extra_compile_args=cxx, **common))
     gpu = MODE == "auto" and torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if gpu else (9, 0)
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "{}.{}".format(*capability))
@@ -92,8 +109,8 @@ def extensions():
         elif not Path(os.environ["CUDA_HOME"], "bin", "nvcc").is_file():
             record("no nvcc: install the CUDA toolkit or set CUDA_HOME", CUDA_PART)
         else:
-            cuda = {"extra_compile_args": {"cxx": cxx, "nvcc": nvcc}, **common}
-            found.append(CUDAExtension(CUDA_PART, sources["cu"], **cuda))
+            flags = {"cxx": cxx, "nvcc": nvcc}
+            found.append(CUDAExtension(cuda, sources["cu"], extra_compile_args=flags, **common))
     return found, {"build_ext": Build.with_options(no_python_abi_suffix=True)} if found else {}
 
 

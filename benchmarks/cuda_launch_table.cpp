@@ -18,7 +18,7 @@ constexpr Layer layers[] = {{512, 4}, {256, 8}, {128, 16}, {64, 32}};
 
 void print(const Layer& layer, int64_t batch, int64_t element_bytes, bool channels_last) {
   const TensorShape x{batch, layer.channels, layer.side * layer.side, element_bytes, channels_last};
-  Plan plan(x, /*splits=*/1, GivenActivation{1.0, false, false}, hopper, Settings{});
+  Plan plan(x, /*splits=*/1, GivenActivation{1.0, Activation::leaky_relu, false}, hopper, Settings{});
   plan.choose_units(16 / element_bytes, {});
   const bool on_chip = plan.choose_on_chip();
   if (!on_chip) plan.choose_two_kernels();

@@ -1,29 +1,27 @@
-"""Build both parts of the extension for a GPU machine: on it, or elsewhere as a wheel for it.
+"""Build both parts of the extension in place, for the GPU that is there.
 
-Usage::
-
-    python benchmarks/gpu_build.py               # in place, for the GPU that is there
-    python benchmarks/gpu_build.py --wheel dist  # for a machine with this Python's torch
-
-In place, nothing is built where the parts beside the package, or those of a wheel in dist/, were
-made from these sources for this torch and run on this GPU. A wheel needs nvcc but no GPU; it has
-code for TORCH_CUDA_ARCH_LIST, by default 9.0 (H100, H200).
+Nothing is built where the parts beside the package, or those of a wheel in dist/, were made from
+these sources for this torch and run on this GPU. build_wheel.py makes such a wheel elsewhere.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("_native.so", "_native_cuda.so")
-BUILT_FROM = ("csrc", "ganfast", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+def libraries() -> list[str]:
+    """Return the names of both parts' libraries for this torch."""
+    import torch
+
+    release = "_".join(torch.__version__.split(".")[:2])
+    return [f"{stem}_torch{release}.so" for stem in ("_native", "_native_cuda")]
 
 
 def build_id() -> bytes:
@@ -36,24 +34,25 @@ def build_id() -> bytes:
     return state.digest()
 
 
-def environment(architectures: str) -> dict[str, str]:
-    """Return the environment in which setup.py builds both parts and marks them."""
+def environment(mode: str = "cuda") -> dict[str, str]:
+    """Return the environment in which setup.py builds and marks the parts of GANFAST_BUILD=mode."""
+    if sys.platform != "linux":
+        return {**os.environ, "GANFAST_BUILD": mode}
     flags = f"{os.environ.get('LDFLAGS', '')} -Wl,--build-id=0x{build_id().hex()}".strip()
-    changes = {"GANFAST_BUILD": "cuda", "TORCH_CUDA_ARCH_LIST": architectures, "LDFLAGS": flags}
-    return {**os.environ, **changes}
+    return {**os.environ, "GANFAST_BUILD": mode, "LDFLAGS": flags}
 
 
 def take_from_wheel() -> None:
     """Put the libraries of a wheel in dist/ beside the package if it was made for what is here."""
     for path in sorted((ROOT / "dist").glob("*.whl")):
         with zipfile.ZipFile(path) as wheel:
-            names = [f"ganfast/{library}" for library in LIBRARIES]
+            names = [f"ganfast/{library}" for library in libraries()]
             if not set(names) <= set(wheel.namelist()):
                 continue
-            libraries = {name: wheel.read(name) for name in names}
-        if all(build_id() in library for library in libraries.values()):
+            contents = {name: wheel.read(name) for name in names}
+        if all(build_id() in library for library in contents.values()):
             print(f"taking both parts from {path.name}")
-            for name, library in libraries.items():
+            for name, library in contents.items():
                 (ROOT / name).unlink(missing_ok=True)  # a process may have the old one mapped
                 (ROOT / name).write_bytes(library)
             return
@@ -62,7 +61,7 @@ def take_from_wheel() -> None:
 
 def why_not_usable() -> str:
     """Return why the libraries beside the package cannot serve this GPU, or ""."""
-    for library in LIBRARIES:
+    for library in libraries():
         path = ROOT / "ganfast" / library
         if not path.exists():
             return f"{library} is not there"
@@ -82,12 +81,12 @@ def why_not_usable() -> str:
     return said.stderr.strip() if said.returncode else said.stdout.strip()
 
 
-def build_in_place() -> int:
-    """Build for the GPU that is there, both parts at once, unless that is done."""
+def main() -> int:
+    """Build both parts at once, unless that is done; return the exit code of setup.py."""
     import torch
 
     if not torch.cuda.is_available():
-        sys.exit("torch sees no GPU; to build for another machine's, name a folder: --wheel dist")
+        sys.exit("torch sees no GPU; to build for another machine's: make wheel GANFAST_BUILD=cuda")
     reason = why_not_usable()
     if reason:
         take_from_wheel()
@@ -96,35 +95,10 @@ def build_in_place() -> int:
         print("both parts are there already")
         return 0
     print(f"building: {reason}", flush=True)
-    major, minor = torch.cuda.get_device_capability()
     command = [sys.executable, "setup.py", "build_ext", "--inplace", "--parallel", "2"]
-    return subprocess.run(command, cwd=ROOT, env=environment(f"{major}.{minor}")).returncode
-
-
-def build_wheel(folder: Path) -> int:
-    """Build a wheel from a copy, which leaves the libraries of the working tree alone."""
-    import torch
-
-    copy = ROOT / "build" / f"wheel-torch-{torch.__version__}"  # kept: its objects are reused
-    for name in BUILT_FROM:
-        if (ROOT / name).is_dir():
-            shutil.rmtree(copy / name, ignore_errors=True)
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so"))
-        else:
-            shutil.copy2(ROOT / name, copy / name)
-    # On the command line, build_ext would run a second time, with flags that are there twice.
-    (copy / "setup.cfg").write_text("[build_ext]\nparallel = 2\n")
-    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(folder.resolve())]
-    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
-    return subprocess.run(command, cwd=copy, env=environment(architectures)).returncode
-
-
-def main() -> int:
-    """Build; return the exit code of setup.py."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--wheel", type=Path, metavar="FOLDER", help="build a wheel into a folder")
-    folder = parser.parse_args().wheel
-    return build_wheel(folder) if folder else build_in_place()
+    capability = "{}.{}".format(*torch.cuda.get_device_capability())
+    changes = {"TORCH_CUDA_ARCH_LIST": capability}
+    return subprocess.run(command, cwd=ROOT, env={**environment(), **changes}).returncode
 
 
 if __name__ == "__main__":

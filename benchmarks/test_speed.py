@@ -27,11 +27,11 @@ OPTIONS = Options(
 
 
 def cases() -> Iterator[tuple[str, Case]]:
-    for suite, (list_cases, peers) in SUITES.items():
-        available = tuple(p for p in OPTIONS.against if not why_missing(p, peers, DEVICE))
+    for name, suite in SUITES.items():
+        available = tuple(p for p in OPTIONS.against if not why_missing(p, suite.peers, DEVICE))
         options = Options(DEVICE, (), OPTIONS.dtypes, OPTIONS.layouts, against=available)
-        for case in list_cases(options):
-            yield f"{suite} {case.shape} {case.variant} {case.passes}", case
+        for case in suite.cases(options):
+            yield f"{name} {case.shape} {case.variant} {case.passes}", case
 
 
 CASES = dict(cases())

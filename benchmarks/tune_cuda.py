@@ -241,6 +241,7 @@ def table(gains: dict[str, tuple[int, int, float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Tune each setting in turn, and print the table."""
     import ganfast
+    from ganfast.ops import extension
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="stop after as many")
@@ -259,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
             settings, found, time_us = settings_alone(), list(cases("cpu", [1], 0)), rehearsed_us
             print(table(Tuner(settings, found, time_us, out, args.minutes).tune(candidates)))
             return 0
-        settings = Settings(Path(ganfast.__file__).parent / "_native_cuda.so")
+        settings = Settings(extension.library("cuda"))
         with ganfast.backend.use("native"):
             found = list(cases("cuda", BATCHES, CACHE_BYTES))
             print(table(Tuner(settings, found, graph_us, out, args.minutes).tune(candidates)))

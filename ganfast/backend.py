@@ -27,8 +27,7 @@ _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 def available(device: str | torch.device = "cpu") -> tuple[str, ...]:
     """Return the names of the backends that have kernels for ``device``, fastest first.
 
-    Example::
-
+    Examples:
         >>> "eager" in available("cpu")
         True
     """
@@ -84,8 +83,7 @@ def use(name: str) -> BackendChoice:
         ValueError: no backend has this name.
         RuntimeError: the backend has no kernels on this machine; the message gives the reason.
 
-    Example::
-
+    Examples:
         >>> with use("eager"):
         ...     y = ganfast.functional.batch_norm_act(torch.randn(4, 2), None, None, training=True)
     """
@@ -135,8 +133,7 @@ def explain(device: str | torch.device | None = None) -> str:
     Returns:
         Lines of text, one op and device each, then the reasons.
 
-    Example::
-
+    Examples:
         >>> print(explain("cpu"))  # doctest: +SKIP
         batch_norm_act_train                   cpu   native
     """

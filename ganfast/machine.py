@@ -26,8 +26,7 @@ NO_FP16 = NO_BF16 | {"AVX512_CORE_BF16"}
 def fingerprint() -> dict[str, str | int | None]:
     """Return the processor, threads, GPU, versions, commit and date, for a results file.
 
-    Example::
-
+    Examples:
         >>> fingerprint()["threads"] == torch.get_num_threads()
         True
     """
@@ -61,8 +60,7 @@ def native_precisions(device: torch.device | str = "cpu") -> tuple[str, ...]:
 
     Source: https://uxlfoundation.github.io/oneDNN/dev_guide_data_types.html
 
-    Example::
-
+    Examples:
         >>> native_precisions("cpu")[-1]
         'fp32'
     """

@@ -1,11 +1,29 @@
-// What happens once a channel in batch_norm_act's backward and double backward, on every device: in
-// double, rounded once by whoever stores it. Names: ganfast/ops/batch_norm_act/__init__.py; d is u
+// What happens once a channel in batch_norm_act, on every device: in double, rounded once to the
+// type S that values are computed in. Names: ganfast/ops/batch_norm_act/__init__.py; d is u
 // less its mean, per_value is 1 / M.
 #pragma once
 
 #include "common/activation.h"
 
 namespace ganfast {
+
+// What a forward op saves of a channel, and what its map takes: rows of `stats`, (splits, 4, C).
+enum StatsRow : int { row_mean, row_rstd, row_scale, row_shift };
+
+template <typename S>
+struct ChannelStats {
+  S mean, rstd, scale, shift;
+};
+
+template <typename S>
+GANFAST_INLINE ChannelStats<S> channel_stats(double mean, double rstd, double weight, double bias) {
+  const double scale = weight * rstd;
+  const S rounded = static_cast<S>(mean);
+  // What rounding the mean leaves over; nothing where the mean is not finite.
+  const double rest = mean - mean == 0 ? mean - static_cast<double>(rounded) : 0;
+  return {rounded, static_cast<S>(rstd), static_cast<S>(scale),
+          static_cast<S>(bias - rest * scale)};
+}
 
 // Training: du = g * scale + (d * of_d + offset).
 struct BackwardFactors {

@@ -78,9 +78,6 @@ inline Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat f
   return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
 }
 
-// Rows of `stats`, of shape (splits, 4, C).
-enum StatsRow : int64_t { row_mean, row_rstd, row_scale, row_shift };
-
 inline void check_no_overlap(const char* name, const OptionalTensor& written, const char* other,
                              const OptionalTensor& read) {
   if (!has(written) || !has(read) || !written->is_alias_of(*read)) return;
@@ -127,6 +124,17 @@ inline void check_stats(const Tensor& stats, const Tensor& x) {
               toString(stats.scalar_type()));
 }
 
+// The statistics that a forward op saved for x, in one piece, beside what else backward ops are
+// given.
+inline Tensor checked_stats(const Tensor& stats, const Tensor& x, const OptionalTensor& weight,
+                            std::string_view order) {
+  check_input(x, 1, order);
+  check_stats(stats, x);
+  check_input(x, stats.size(0), order);
+  check_vector("weight", weight, x);
+  return stats.contiguous();
+}
+
 // ---------------------------------------------------------------- losses
 
 inline Loss parse_kind(std::string_view kind) {
@@ -143,11 +151,35 @@ inline void check_reduction(std::string_view reduction) {
                     "reduction must be 'none', 'mean' or 'sum', got '", reduction, "'");
 }
 
+// Target or weights of a loss in a dtype and in x's memory format, or an undefined tensor.
+inline Tensor checked_like_x(const char* name, const OptionalTensor& t, const Tensor& x,
+                             at::ScalarType type, at::MemoryFormat format) {
+  if (!has(t)) return Tensor();
+  check_like_x(name, *t, x);
+  return (t->scalar_type() == type ? *t : t->to(type)).contiguous(format);
+}
+
 // The gradient of a scalar loss.
 inline void check_scalar(const char* name, const Tensor& t, const Tensor& x) {
   check_device(name, t, x);
   TORCH_CHECK(t.dim() == 0 && !t.is_complex(), name, " must be a real scalar, got ",
               toString(t.scalar_type()), " of shape ", t.sizes());
+}
+
+inline void check_target(const OptionalTensor& target, const Tensor& x) {
+  TORCH_CHECK(!has(target) || target->scalar_type() == x.scalar_type(),
+              "expected a target of dtype ", toString(x.scalar_type()),
+              ", as the input has, found ", toString(target->scalar_type()));
+}
+
+// The gradient of a loss that was reduced so.
+inline void check_reduced_gradient(const Tensor& dy, const Tensor& x, std::string_view reduction) {
+  check_reduction(reduction);
+  if (reduction == "none") {
+    check_like_x("dy", dy, x);
+  } else {
+    check_scalar("dy", dy, x);
+  }
 }
 
 // The scores of gan_loss in their three forms.

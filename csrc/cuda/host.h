@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/checks.h"
+#include "common/signatures.h"
 #include "cuda/launch.cuh"
 #include "cuda/settings.h"
 
@@ -105,15 +107,11 @@ class Tickets {
   at::Tensor own_;
 };
 
-inline at::ScalarType arithmetic_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 // A scalar that a kernel reads where it is, in a type that goes with x's.
 inline at::Tensor scalar_for_kernel(const at::Tensor& scalar, const at::Tensor& x) {
   const at::ScalarType type = scalar.scalar_type(), wide = arithmetic_type(x);
   const bool fits = type == x.scalar_type() || type == wide;
-  return fits && scalar.device() == x.device() ? scalar : scalar.to(x.device(), wide);
+  return fits ? scalar : scalar.to(wide);
 }
 
 // Calls f with a null pointer to x's element type.

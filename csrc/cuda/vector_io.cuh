@@ -109,8 +109,6 @@ __device__ __forceinline__ float multiply_add(float a, float b, float c) { retur
 __device__ __forceinline__ double multiply_add(double a, double b, double c) {
   return fma(a, b, c);
 }
-__device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
-__device__ __forceinline__ double square_root(double x) { return sqrt(x); }
 
 // n / divisor for n below 2^31, as a multiplication: Granlund and Montgomery 1994,
 // https://doi.org/10.1145/178243.178249, figure 4.1.

@@ -77,7 +77,7 @@ def train_classifier(
     Returns:
         The classifier after the last update, in evaluation mode.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.augment import accuracy, train_classifier
         >>> images = torch.tensor([0, 255], dtype=torch.uint8).repeat(8)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ganfast.training import DataError, ImageData, load_images
 from ganfast.training.errors import counted
 
-__all__ = ["LabelledData", "few_labels", "load_labelled"]
+__all__ = ["LabelledData", "few_labels", "for_validation", "load_labelled"]
 
 HELD_OUT = 5
 """One of so many images is for testing, if a source has no test set of its own."""
@@ -49,7 +49,7 @@ def load_labelled(
     Raises:
         DataError: as ``load_images``; there are no labels, or fewer than two classes.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.labelled import load_labelled
         >>> data = load_labelled("digits")
         >>> len(data.train), len(data.test), data.classes[:3]
@@ -81,6 +81,36 @@ def load_labelled(
     return LabelledData(_renumbered(train, values), _renumbered(test, values), classes)
 
 
+def for_validation(data: LabelledData, count: int) -> LabelledData:
+    """Test on images held out of the training set, always the same, instead of the test set.
+
+    Settings chosen so owe nothing to the test set.
+
+    Args:
+        data: whose training set is split.
+        count: of images to hold out.
+
+    Raises:
+        DataError: there are not so many labelled ones and one more.
+
+    Example:
+        >>> from ganfast.applications.labelled import for_validation, load_labelled
+        >>> data = for_validation(load_labelled("digits"), 100)
+        >>> len(data.train), len(data.test)
+        (1338, 100)
+    """
+    assert data.train.labels is not None
+    known = (data.train.labels >= 0).nonzero().squeeze(1)
+    if count >= len(known):
+        raise DataError(
+            f"{counted(count, 'image')} cannot be held out of {len(known)} with a label"
+        )
+    held_out = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(0))[:count]]
+    rest = torch.ones(len(data.train), dtype=torch.bool)
+    rest[held_out] = False
+    return replace(data, train=_select(data.train, rest), test=_select(data.train, held_out))
+
+
 def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     """Draw the indices of ``count`` labels, spread evenly over the classes.
 
@@ -95,7 +125,7 @@ def few_labels(labels: Tensor, count: int, seed: int) -> Tensor:
     Raises:
         DataError: fewer labels than classes are asked for, or more than there are.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.labelled import few_labels
         >>> labels = torch.arange(20) % 2

@@ -51,7 +51,7 @@ def search(
     Returns:
         Vectors ``[count, *latent]`` and their losses ``[count]``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.latent_search import SearchOptions, search
         >>> from ganfast.models import dcgan

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from ganfast.machine import fingerprint
+from ganfast.training.output import write_whole
 
 __all__ = ["Record", "mean_and_deviation"]
 
@@ -37,8 +38,8 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=fingerprint)
 
     def save(self, path: Path) -> None:
-        """Write the record as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write the record as JSON; interrupted, it leaves what was there."""
+        write_whole(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Record:
@@ -56,7 +57,7 @@ class Record:
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the standard deviation of values (of one value: 0).
 
-    Example:
+    Examples:
         >>> from ganfast.applications.records import mean_and_deviation
         >>> mean_and_deviation([1.0, 3.0])
         (2.0, 1.4142135623730951)

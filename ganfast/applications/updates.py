@@ -11,12 +11,17 @@ from torch.optim import Adam, Optimizer
 
 from ganfast.training.pairing import split, split_layers
 
-__all__ = ["adam", "descend", "in_one_pass", "set_rate"]
+__all__ = ["adam", "descend", "in_one_pass", "placed", "set_rate"]
 
 
 def adam(network: nn.Module) -> Adam:
     """Build the optimizer of a network; each update sets its learning rate."""
     return Adam(network.parameters(), betas=(0.5, 0.999), fused=True)
+
+
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, with its weights channels-last: faster, on CPUs too."""
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:
@@ -41,10 +46,12 @@ def in_one_pass(
     ganfast's BatchNorm layers then normalise each batch with its own statistics (``splits``).
 
     Returns:
-        What the function gives for each batch: a tensor, or a tuple of tensors.
+        What the function gives for each batch: a tensor, or a tuple of tensors, of the batches'
+        dtype also under autocast.
     """
     with split(split_layers(network), len(batches)):
         found = function(torch.cat(batches))
+    dtype, count = batches[0].dtype, len(batches)
     if isinstance(found, Tensor):
-        return list(found.chunk(len(batches)))
-    return list(zip(*(part.chunk(len(batches)) for part in found), strict=True))
+        return list(found.to(dtype).chunk(count))
+    return list(zip(*(part.to(dtype).chunk(count) for part in found), strict=True))

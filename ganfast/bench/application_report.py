@@ -12,7 +12,8 @@ from ganfast.applications.records import Record
 __all__ = ["application_tables"]
 
 MEASURED = {
-    "classify": "Test accuracy after the last update, ± deviation over the seeds",
+    "classify": "Accuracy after the last update on the test set, or with `--validation` on images "
+    "held out of the training set, ± deviation over the seeds",
     "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference "
     "from that of real images alone, with the 95 % interval",
     "anomaly": "Area under the ROC curve on the test set, ± deviation over the seeds",
@@ -68,6 +69,8 @@ def _joined(row: Mapping[str, Any]) -> dict[str, str]:
         if name in deviations.values():
             continue
         deviation = row.get(deviations.get(name, ""))
+        if row.get("seeds") == 1:
+            deviation = None  # one seed has none
         cells[name] = _cell(value) + (f" ± {_cell(deviation)}" if deviation is not None else "")
     return cells
 

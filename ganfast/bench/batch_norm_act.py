@@ -36,7 +36,7 @@ INSTANCE_SHAPES: tuple[tuple[int, ...], ...] = (
     *((1, 256, 64, 64), (1, 64, 256, 256), (2, 32, 32, 64, 64)),
     *((16, 256, 16, 16), (16, 64, 64, 64), (16, 32, 16, 16, 16)),
 )
-"""Of InstanceNorm; their variants begin with "instance"."""
+"""Shapes for InstanceNorm, whose variants begin with "instance"."""
 TINY_SHAPE = (2, 8, 4, 4)
 # Tensors of x's size that must be read or written: x y; x dy dx as well; x dy ddx d_dy d_x.
 TENSORS_MOVED = {"forward": 2, "forward+backward": 5, "double backward": 5}
@@ -48,8 +48,7 @@ CANNOT = {"double backward": ("compile", "timm", "inplace_abn")}
 def suite(options: Options) -> Iterator[Case]:
     """Yield the cases of ``ganfast bench ops``; those of InstanceNorm unless shapes are given.
 
-    Example::
-
+    Examples:
         >>> case, = suite(Options(passes=("forward",), shapes=((4, 3, 2, 2),)))
         >>> case.names
         ('ganfast', 'eager', 'clone')

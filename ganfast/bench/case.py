@@ -90,8 +90,7 @@ class Options:
     def inputs(self, bytes_moved: int) -> int:
         """Return how many inputs a case takes in turn, from the bytes that a call moves.
 
-        Example::
-
+        Examples:
             >>> from ganfast.bench import Options
             >>> Options(cold_bytes=1000).inputs(300)
             4

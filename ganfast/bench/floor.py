@@ -33,8 +33,7 @@ def floor(
         memory_format: of all four-dimensional tensors.
         device: where they lie.
 
-    Example::
-
+    Examples:
         >>> x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
         >>> alone = floor(lambda: torch.conv2d(x, weight), torch.channels_last)
         >>> alone()

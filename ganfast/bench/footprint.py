@@ -51,8 +51,7 @@ def footprint(build: Callable[[], Callable[[], Any]], device: str = "cpu") -> Fo
         build: builds networks and optimizers, and returns their step.
         device: of the networks.
 
-    Example::
-
+    Examples:
         >>> kept = torch.zeros(250)
         >>> footprint(lambda: torch.zeros(1000).clone).peak_bytes
         8000

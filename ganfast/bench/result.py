@@ -108,8 +108,7 @@ def read(path: Path) -> list[Result]:
 def geometric_mean(values: Iterable[float]) -> float:
     """Return the mean that suits ratios.
 
-    Example::
-
+    Examples:
         >>> from ganfast.bench.result import geometric_mean
         >>> geometric_mean([2.0, 8.0])
         4.0

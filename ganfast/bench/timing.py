@@ -45,8 +45,7 @@ def compare(
         graphs: time replays of CUDA graphs, without host time. Each graph holds at least
             CALLS_PER_GRAPH calls.
 
-    Example::
-
+    Examples:
         >>> x = torch.randn(1000)
         >>> list(compare({"clone": x.clone, "sum": x.sum}, rounds=3))
         ['clone', 'sum']

@@ -58,7 +58,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code.
 
-    Example:
+    Examples:
         >>> from ganfast.cli import main
         >>> main(["train", "--steps", "0"])
         2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,27 @@ from ganfast.applications.classify import METHODS, Options, Outcome, check, clas
 from ganfast.applications.classify.figures import plot_accuracy, plot_confusion
 from ganfast.applications.records import Record, mean_and_deviation
 from ganfast.cli.errors import output_folder, require
-from ganfast.cli.experiment import Experiment, add_device, add_experiment, described, each_once
+from ganfast.cli.experiment import (
+    Experiment,
+    add_device,
+    add_experiment,
+    add_validation_and_resume,
+    described,
+    each_once,
+    progress_bar,
+)
 from ganfast.cli.options import chosen, positive
 from ganfast.training.errors import counted
+from ganfast.training.options import options_of
 
 __all__ = ["add_parser", "run", "updates"]
 
-DEFAULT_STEPS = 4000
+DEFAULT_STEPS = 1500
 DEFAULT_EPOCHS = 40
 """Small sets are seen so often at most: digits are done within two minutes."""
 
 NEEDED_PACKAGES = ("matplotlib", "torchvision", "tqdm")
-NAMES = ("data", "root", "labels", "method", "seeds", "steps", "epochs", "image_size", "width",
-         "batch_size", "device")  # fmt: skip
+NAMES = ("data", "root", "validation", "labels", "method", "seeds", "steps", "epochs", "device")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,6 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
     protocol = add_experiment(parser, Options, seeds=(0, 1, 2), out="runs/classify")
     add_device(protocol)
+    add_validation_and_resume(protocol)
     protocol.add_argument(
         "--labels",
         type=positive,
@@ -54,9 +63,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         choices=METHODS,
         nargs="+",
         default=["sgan", "supervised"],
-        help="sgan: the discriminator classifies; acgan: it also tells real from generated; "
-        "features: linear classifier on a GAN's features; supervised: the labels alone, with "
-        "sgan's network (default: sgan supervised)",
+        help="sgan: the discriminator classifies; consistency: the same without a generator; "
+        "features: linear classifier on a GAN's features; "
+        "pixels: the same on pixels; supervised: the labels alone, with sgan's network (default: "
+        "sgan supervised)",
     )
     length = protocol.add_mutually_exclusive_group()
     length.add_argument(
@@ -69,26 +79,46 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Train, print a table and write the files."""
-    require(*NEEDED_PACKAGES, *(["sklearn"] if "features" in args.method else []))
+    require(*NEEDED_PACKAGES, *(["sklearn"] if {"features", "pixels"} & {*args.method} else []))
     for name in ("labels", "method", "seeds"):
         setattr(args, name, each_once(getattr(args, name)))
     options = Options(**chosen(args, Options))
     experiment = Experiment("classify", args)
     check(experiment.data, args.labels, args.seeds, options)
+    steps = updates(args, len(experiment.data.train) // options.batch_size)
+    recorded = {
+        "data": args.data,
+        "validation": args.validation,
+        "steps": steps,
+        "device": str(experiment.device),
+        **asdict(options),
+    }
+    outcomes = _wanted(experiment.finished(recorded), args)
+
+    others = [name for name, default, _ in options_of(Options) if getattr(options, name) != default]
+
+    def record() -> Record:
+        rows = [_row(outcome) for outcome in outcomes]
+        return experiment.record([*NAMES, *others], recorded, _table(outcomes), rows)
+
     with output_folder(experiment.out, "record.json", "confusion.png", "accuracy.png"):
-        steps = updates(args, len(experiment.data.train) // options.batch_size)
-        outcomes = _outcomes(args, experiment, steps, options)
-        table = _table(outcomes)
-        record = experiment.record(
-            NAMES,
-            {"steps": steps, "device": str(experiment.device), **asdict(options)},
-            table,
-            [_row(outcome) for outcome in outcomes],
-        )
-        print(_as_text(table))
-        files = _draw(record, outcomes, experiment)
+        for outcome in _trained(args, experiment, steps, options, outcomes):
+            outcomes.append(outcome)
+            record()  # a later interruption loses no finished training
+        last = record()
+        print(_as_text(last.table))
+        files = _draw(last, outcomes, experiment)
     print(f"see {', '.join(map(str, files))}")
     return 0
+
+
+def _wanted(rows: Sequence[Mapping[str, Any]], args: argparse.Namespace) -> list[Outcome]:
+    """Return the outcomes of an earlier run that this one asks for too."""
+    outcomes = [Outcome(**{**row, "confusion": torch.tensor(row["confusion"])}) for row in rows]
+    return [
+        o for o in outcomes
+        if o.labels in args.labels and o.method in args.method and o.seed in args.seeds
+    ]  # fmt: skip
 
 
 def updates(args: argparse.Namespace, per_epoch: int) -> int:
@@ -98,12 +128,14 @@ def updates(args: argparse.Namespace, per_epoch: int) -> int:
     return args.steps or min(DEFAULT_STEPS, DEFAULT_EPOCHS * per_epoch)
 
 
-def _outcomes(
-    args: argparse.Namespace, experiment: Experiment, steps: int, options: Options
-) -> list[Outcome]:
-    """Train everything asked for, and print each result as it comes."""
-    from tqdm import tqdm
-
+def _trained(
+    args: argparse.Namespace,
+    experiment: Experiment,
+    steps: int,
+    options: Options,
+    earlier: Sequence[Outcome],
+) -> Iterator[Outcome]:
+    """Train everything asked for that was not trained earlier, and print each result."""
     data = experiment.data
     print(
         f"{data.name}: {counted(len(data.train), 'image')} to train on, {len(data.test)} to test "
@@ -111,22 +143,16 @@ def _outcomes(
         f"{experiment.device}",
         flush=True,
     )
-
-    def progress(title: str, steps: int) -> Iterator[int]:
-        return iter(tqdm(range(steps), desc=title, leave=False, mininterval=0.5))
-
-    outcomes = []
     for outcome in classify(
-        data, args.method, args.labels, args.seeds, steps, options,
-        device=experiment.device, progress=progress,
+        data, args.method, args.labels, args.seeds, steps, options, device=experiment.device,
+        progress=progress_bar, finished={(o.method, o.labels, o.seed) for o in earlier},
     ):  # fmt: skip
-        outcomes.append(outcome)
         print(
             f"{outcome.method}, {outcome.labels} labels, seed {outcome.seed}: "
             f"{outcome.accuracy:.4f} in {outcome.seconds:.0f} s",
             flush=True,
         )
-    return outcomes
+        yield outcome
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -153,7 +179,7 @@ def _table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     return rows
 
 
-def _as_text(table: Sequence[dict[str, Any]]) -> str:
+def _as_text(table: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'labels':>7}  {'method':<10}  {'accuracy':>8}  {'deviation':>9}  seeds  seconds"]
     lines += [
         f"{row['labels']:>7}  {row['method']:<10}  {row['accuracy']:>8.4f}  "
@@ -163,7 +189,7 @@ def _as_text(table: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _deviation(row: dict[str, Any]) -> str:
+def _deviation(row: Mapping[str, Any]) -> str:
     return f"{row['deviation']:.4f}" if row["seeds"] > 1 else ""
 
 
@@ -174,11 +200,12 @@ def _draw(record: Record, outcomes: Sequence[Outcome], experiment: Experiment) -
         [experiment.out / "record.json", experiment.out / "confusion.png"],
     )
     first = outcomes[0]
+    source = f"{data.name} (validation)" if record.options["validation"] else data.name
     own = [o for o in outcomes if (o.labels, o.method) == (first.labels, first.method)]
-    title = f"{data.name}, {first.method}, {first.labels} labels: {len(own)} seeds together"
+    title = f"{source}, {first.method}, {first.labels} labels: {counted(len(own), 'seed')}"
     counts = torch.stack([o.confusion for o in own]).sum(0)
     plot_confusion(counts, data.classes, title, files[1])
     if len({o.labels for o in outcomes}) > 1:
         files.append(experiment.out / "accuracy.png")
-        plot_accuracy(record.table, f"{data.name}: mean and deviation over seeds", files[-1])
+        plot_accuracy(record.table, f"{source}: mean and deviation over seeds", files[-1])
     return files

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ganfast.applications.labelled import load_labelled
+from ganfast.applications.labelled import for_validation, load_labelled
 from ganfast.applications.records import Record
-from ganfast.cli.options import Source, add_options, seed
+from ganfast.cli.errors import CommandError
+from ganfast.cli.options import Source, add_options, positive, seed
 from ganfast.cli.processes import own_device
 from ganfast.training import keep_freed_memory
 
@@ -19,8 +21,10 @@ __all__ = [
     "Experiment",
     "add_device",
     "add_experiment",
+    "add_validation_and_resume",
     "described",
     "each_once",
+    "progress_bar",
     "with_deviation",
 ]
 
@@ -62,6 +66,29 @@ def add_device(container: argparse._ActionsContainer) -> None:
     )
 
 
+def add_validation_and_resume(container: argparse._ActionsContainer) -> None:
+    """Declare how settings are chosen, and how an interrupted run goes on."""
+    container.add_argument(
+        "--validation",
+        type=positive,
+        metavar="IMAGES",
+        help="test on so many images held out of the training set, to choose settings by (default: "
+        "on the test set)",
+    )
+    container.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep what --out has of a run with the same options, interrupted or with fewer seeds",
+    )
+
+
+def progress_bar(title: str, steps: int) -> Iterator[int]:
+    """Yield the numbers of the steps, and show how many are done and the time that is left."""
+    from tqdm import tqdm
+
+    return iter(tqdm(range(steps), desc=title, leave=False, mininterval=0.5))
+
+
 def each_once(values: Iterable[Any]) -> list[Any]:
     """Return the values in their order, without repetitions."""
     return list(dict.fromkeys(values))
@@ -101,7 +128,37 @@ class Experiment:
         self.data = load_labelled(
             args.data, root=args.root, download=args.download, image_size=args.image_size
         )
+        if getattr(args, "validation", None):
+            self.data = for_validation(self.data, args.validation)
         self.out = Path(args.out)
+        self._earlier_seconds = 0.0
+
+    def finished(self, options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Return the single measurements of an earlier run, with ``--resume``; else none.
+
+        Args:
+            options: of this run, as its record will have them.
+
+        Raises:
+            CommandError: the earlier run had other options, or left no record.
+        """
+        path = self.out / RECORD
+        if not self._args.resume or not path.exists():
+            return []
+        try:
+            record = Record.load(path)
+        except ValueError as error:
+            raise CommandError(f"--resume: {error}") from error
+        now = json.loads(json.dumps(options))
+        names = {*now, *record.options}
+        other = sorted(n for n in names if now.get(n) != record.options.get(n))
+        if record.application != self._application or other:
+            raise CommandError(
+                f"--resume: {path} was measured with other options ({', '.join(other)}); give "
+                "those, or another --out"
+            )
+        self._earlier_seconds = record.seconds
+        return list(record.seeds)
 
     def record(
         self,
@@ -118,7 +175,7 @@ class Experiment:
             table: what README shows.
             seeds: what the table was made of.
         """
-        seconds = round(perf_counter() - self._started, 1)
+        seconds = round(self._earlier_seconds + perf_counter() - self._started, 1)
         record = Record(self._application, self._command(names), options, table, seeds, seconds)
         record.save(self.out / RECORD)
         return record
@@ -128,7 +185,7 @@ class Experiment:
         words = ["ganfast", self._application]
         for name in names:
             value = "PATH" if name == "root" and self._args.root else getattr(self._args, name)
-            if value:
+            if value is not None and value is not False:
                 words.append(f"--{name.replace('_', '-')}")
                 words += map(str, value if isinstance(value, list | tuple) else [value])
         return shlex.join(words)

@@ -42,7 +42,7 @@ class Settings(Source, TrainingOptions):
     model_options: dict[str, Any] = field(default_factory=dict)
     image_size: int = _model(
         32,
-        "side of the images; dcgan: 16, 32, 64, 128, 256; keras-dcgan: 16, 32, 64",
+        "side of the images; dcgan: 16, 28, 32, 64, 128, 256; keras-dcgan: 16, 32, 64",
         POSITIVE,
         metavar="PIXELS",
     )
@@ -104,7 +104,7 @@ def resolved(saved: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, A
         CommandError: a setting given contradicts the saved one, or the checkpoint has a setting
             that this version does not know.
 
-    Example:
+    Examples:
         >>> from ganfast.cli.train_settings import resolved
         >>> resolved({}, {"preset": "dcgan", "learning_rate": 0.001})["learning_rate"]
         0.001

@@ -29,8 +29,7 @@ def lecam_regularization(
     Source: Tseng et al. 2021, https://arxiv.org/abs/2104.03310;
     https://github.com/google/lecam-gan
 
-    Example::
-
+    Examples:
         >>> lecam_regularization(torch.tensor([2.0]), torch.tensor([-1.0]), 0.5, -0.5)
         tensor(8.5000)
     """
@@ -69,8 +68,7 @@ def adaptive_weight(
     Source: Esser et al. 2021, https://arxiv.org/abs/2012.09841, equation 7;
     https://github.com/CompVis/taming-transformers
 
-    Example::
-
+    Examples:
         >>> layer = torch.nn.Linear(2, 1, bias=False)
         >>> y = layer(torch.ones(3, 2))
         >>> adaptive_weight(y.mean(), 2 * y.mean(), layer.weight, eps=0)

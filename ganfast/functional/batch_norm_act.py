@@ -66,8 +66,7 @@ def batch_norm_act(
 
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167, algorithm 1.
 
-    Example::
-
+    Examples:
         >>> x = torch.randn(8, 3, 4, 4)
         >>> y = batch_norm_act(x, None, None, training=True, activation="relu")
         >>> y.shape

@@ -60,8 +60,7 @@ def instance_norm_act(
 
     Source: Ulyanov, Vedaldi and Lempitsky 2016, https://arxiv.org/abs/1607.08022, section 2.
 
-    Example::
-
+    Examples:
         >>> x = torch.randn(2, 3, 8, 8)
         >>> y = instance_norm_act(x, activation="leaky_relu", negative_slope=0.2)
         >>> y.shape

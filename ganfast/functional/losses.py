@@ -81,8 +81,7 @@ def binary_cross_entropy(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCELoss.html
 
-    Example::
-
+    Examples:
         >>> scores = torch.tensor([0.9, 0.6])
         >>> binary_cross_entropy(scores, 1.0)
         tensor(0.3081)
@@ -128,8 +127,7 @@ def binary_cross_entropy_with_logits(
 
     Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.BCEWithLogitsLoss.html
 
-    Example::
-
+    Examples:
         >>> binary_cross_entropy_with_logits(torch.tensor([2.0, -1.0]), 1.0)
         tensor(0.7201)
     """
@@ -190,8 +188,7 @@ def gan_discriminator_loss(
     al. 2017, https://arxiv.org/abs/1701.07875 (wasserstein); Miyato et al. 2018,
     https://arxiv.org/abs/1802.05957, equations 16 and 17 (hinge).
 
-    Example::
-
+    Examples:
         >>> loss, real_score, fake_score = gan_discriminator_loss(torch.zeros(4), torch.zeros(4))
         >>> loss
         tensor(1.3863)
@@ -247,8 +244,7 @@ def gan_generator_loss(
     for "lsgan", ``-x`` for "hinge" and "wasserstein". Arguments, result, errors and sources are
     those of :func:`gan_discriminator_loss`.
 
-    Example::
-
+    Examples:
         >>> gan_generator_loss(torch.tensor([1.0, 3.0]), kind="hinge")
         tensor(-2.)
     """

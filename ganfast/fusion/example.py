@@ -37,19 +37,24 @@ class Example:
     def feeds(
         self, sources: Iterable[nn.Module], readers: Iterable[nn.Module]
     ) -> dict[nn.Module, nn.Module]:
-        """Return the sources whose every output was the input of one reader, which had no other."""
-        outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # by id, which the tensor keeps taken
+        """Return the sources whose every output was the input of one reader, which had no other.
+
+        What was changed in place between them (``out += shortcut``) is no output of the source.
+        """
+        # By id, which the tensor keeps taken.
+        outputs: dict[int, tuple[nn.Module, Tensor, int | None]] = {}
         calls: Counter[nn.Module] = Counter()
         found: dict[nn.Module, list[nn.Module | None]] = {}
 
         def called(source: nn.Module, args: Any, output: Tensor) -> None:
             calls[source] += 1
-            outputs[id(output)] = source, output
+            outputs[id(output)] = source, output, _version(output)
 
         def reads(reader: nn.Module, args: tuple[Any, ...]) -> None:
             # No more than one reader an output: behind one in place it is another value.
-            source, _ = outputs.pop(id(args[0]), (None, None)) if args else (None, None)
-            found.setdefault(reader, []).append(source)
+            source, output, before = outputs.pop(id(args[0]) if args else 0, (None, None, None))
+            changed = output is not None and _version(output) != before
+            found.setdefault(reader, []).append(None if changed else source)
 
         handles = [source.register_forward_hook(called) for source in sources]
         handles += [reader.register_forward_pre_hook(reads) for reader in readers]
@@ -67,13 +72,19 @@ class Example:
     def unchanged(self, pairs: list[Pair]) -> list[Pair]:
         """Return the pairs that may be fused: the outputs and buffers stay the same, bit by bit.
 
-        Torch's own operations stand for the fused ones here, so that no rounding differs.
+        Torch's own operations stand for the fused ones here, so that no rounding differs. Weights
+        and biases of the norms are drawn meanwhile: of a weight of 0, as residual blocks begin
+        with, an activation makes nothing else.
 
         Raises:
             RuntimeError: two runs of the model as it is differ.
         """
         if not pairs:
             return []
+        with _drawn_affine(pair.norm for pair in pairs):
+            return self._unchanged(pairs)
+
+    def _unchanged(self, pairs: list[Pair]) -> list[Pair]:
         expected = self._run()
         if not _equal(self._run(), expected):
             raise RuntimeError(
@@ -118,6 +129,28 @@ class Example:
                     buffer.copy_(before)
                 for module, mode in modes:
                     module.training = mode
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return what an operation in place on the tensor or a view of it changes."""
+    return None if tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def _drawn_affine(norms: Iterable[nn.Module]) -> Iterator[None]:
+    """Give the norms weights and biases of both signs, and put theirs back."""
+    parameters = [p for norm in norms for p in norm.parameters(recurse=False)]
+    before = [p.detach().clone() for p in parameters]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for p in parameters:
+                p.copy_(torch.randn(p.shape, generator=generator))
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(parameters, before, strict=True):
+                p.copy_(value)
 
 
 @contextmanager

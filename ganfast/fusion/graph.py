@@ -98,8 +98,7 @@ def compile_fused(
     Raises:
         torch._dynamo.exc.InvalidBackend: no backend has the inner one's name.
 
-    Example::
-
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU())
         >>> compiled = torch.compile(model, backend=compile_fused, options={"inner": "eager"})
         >>> compiled(torch.randn(4, 3)).shape

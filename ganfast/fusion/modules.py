@@ -80,8 +80,7 @@ def fuse(*models: nn.Module, act_norm: bool = False, example_inputs: Any = None)
         TypeError: a model is not an nn.Module; there are several, or none, for one example.
         RuntimeError: the model computes something else each time for ``example_inputs``.
 
-    Example::
-
+    Examples:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 4), nn.BatchNorm2d(8), nn.LeakyReLU(0.2))
         >>> fuse(model)
@@ -139,8 +138,7 @@ def unfuse(*models: nn.Module) -> None:
         RuntimeError: the model has one part of a pair only, or a fused layer was parametrised
             since; nothing is changed then.
 
-    Example::
-
+    Examples:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.BatchNorm2d(8), nn.ReLU())
         >>> report = fuse(model)

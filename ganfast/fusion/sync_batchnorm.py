@@ -37,8 +37,7 @@ def convert_sync_batchnorm(module: nn.Module, process_group: Any = None) -> nn.M
     Warns:
         UserWarning: torch's converter seems to have been there before, on a fused model.
 
-    Example::
-
+    Examples:
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 4), ganfast.nn.BatchNorm2d(8, activation="relu"))
         >>> convert_sync_batchnorm(model)[1]

@@ -32,7 +32,7 @@ def stock(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: a layer has ``splits`` other than 1, which torch's layers lack.
 
-    Example:
+    Examples:
         >>> from ganfast.models import dcgan, stock
         >>> stock(dcgan(image_size=16, channels=1, width=4).generator).main[1]
         Sequential(

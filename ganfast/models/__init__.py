@@ -44,7 +44,7 @@ def build(name: str, **options: Any) -> GAN:
     Raises:
         ValueError: if no model has this name, or an option's value is not allowed.
 
-    Example:
+    Examples:
         >>> from ganfast import models
         >>> models.build("dcgan", image_size=32, channels=1, width=8).image_shape
         (1, 32, 32)

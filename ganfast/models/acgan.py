@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganfast.models._gan import check_channels, check_image_size, check_positive
-from ganfast.models.dcgan import IMAGE_SIZES, Discriminator, Generator, initialise
+from ganfast.models.dcgan import IMAGE_SIZES, Discriminator, Generator, first_maps, initialise
 
 __all__ = ["ConditionalDiscriminator", "ConditionalGAN", "ConditionalGenerator", "acgan"]
 
@@ -50,7 +50,8 @@ class ConditionalDiscriminator(Discriminator):
 
     def __init__(self, image_size: int, channels: int, width: int, classes: int) -> None:
         super().__init__(image_size, channels, width)
-        self.classifier = nn.Conv2d(width * image_size // 8, classes, 4)
+        features, side = first_maps(image_size, width)
+        self.classifier = nn.Conv2d(features, classes, side)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         features = self.features(images)
@@ -67,7 +68,7 @@ def acgan(
     """Build a conditional DCGAN with freshly drawn parameters.
 
     Args:
-        image_size: side of the images in pixels: 16, 32, 64, 128 or 256.
+        image_size: side of the images in pixels: 16, 28, 32, 64, 128 or 256.
         channels: 1 (grey) or 3 (RGB).
         width: feature maps beside the image; doubled each time the side halves.
         latent: length of the noise vector.
@@ -79,7 +80,7 @@ def acgan(
     Source:
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import acgan
         >>> gan = acgan(image_size=16, width=8, classes=3)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ganfast.models._gan import GAN, check_channels, check_image_size, check_positive
 from ganfast.nn import BatchNorm2d
 
-__all__ = ["Discriminator", "Generator", "dcgan", "initialise"]
+__all__ = ["Discriminator", "Generator", "dcgan", "first_maps", "initialise"]
 
-IMAGE_SIZES = (16, 32, 64, 128, 256)
+IMAGE_SIZES = (16, 28, 32, 64, 128, 256)
 NEGATIVE_SLOPE = 0.2  # of every LeakyReLU: section 3, "Details of adversarial training"
 
 Activation = Literal["relu", "leaky_relu"]
@@ -28,6 +28,15 @@ def _norm_act(features: int, activation: Activation) -> list[nn.Module]:
     return [fused, nn.Identity()]
 
 
+def first_maps(image_size: int, width: int) -> tuple[int, int]:
+    """Return number and side of the generator's first feature maps, and the discriminator's last.
+
+    They are as small as doubling the side to ``image_size`` allows: 4x4, or 7x7 for 28 pixels.
+    """
+    side = 7 if image_size == 28 else 4
+    return width * image_size // (2 * side), side
+
+
 class Generator(nn.Module):
     """Map noise ``[N, latent, 1, 1]`` to images ``[N, channels, size, size]`` in [-1, 1]."""
 
@@ -35,9 +44,9 @@ class Generator(nn.Module):
         self, image_size: int, channels: int, width: int, latent: int, activation: Activation
     ) -> None:
         super().__init__()
-        features = width * image_size // 8  # at 4x4 pixels; halved each time the side doubles
+        features, side = first_maps(image_size, width)  # halved each time the side doubles
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(latent, features, 4, 1, 0, bias=False),
+            nn.ConvTranspose2d(latent, features, side, 1, 0, bias=False),
             *_norm_act(features, activation),
         ]
         while features > width:
@@ -64,17 +73,18 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
         ]
         features = width
-        while features < width * image_size // 8:
+        most, side = first_maps(image_size, width)
+        while features < most:
             layers += [
                 nn.Conv2d(features, features * 2, 4, 2, 1, bias=False),
                 *_norm_act(features * 2, "leaky_relu"),
             ]
             features *= 2
-        layers.append(nn.Conv2d(features, 1, 4, 1, 0, bias=False))
+        layers.append(nn.Conv2d(features, 1, side, 1, 0, bias=False))
         self.main = nn.Sequential(*layers)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the input of the last layer, ``[N, width * image_size / 8, 4, 4]``."""
+        """Return the input of the last layer: maps ``[N, F, S, S]`` as :func:`first_maps` says."""
         features: Tensor = self.main[:-1](images)
         return features
 
@@ -109,7 +119,7 @@ def dcgan(
     ``[N, channels, image_size, image_size]``; the discriminator gives logits ``[N]``.
 
     Args:
-        image_size: side of the images in pixels: 16, 32, 64, 128 or 256.
+        image_size: side of the images in pixels: 16, 28, 32, 64, 128 or 256.
         channels: 1 (grey) or 3 (RGB).
         width: feature maps beside the image; doubled each time the side halves (64 in the paper).
         latent: length of the noise vector.
@@ -121,7 +131,7 @@ def dcgan(
     Source:
         Radford et al. 2015, section 3, https://arxiv.org/abs/1511.06434
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import dcgan
         >>> gan = dcgan(image_size=32, channels=1, width=8)

@@ -107,7 +107,7 @@ def keras_dcgan(image_size: int = 32, channels: int = 3, width: int = 64, latent
     Source:
         https://www.tensorflow.org/tutorials/generative/dcgan
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import keras_dcgan
         >>> gan = keras_dcgan(width=8)

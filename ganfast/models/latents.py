@@ -25,7 +25,7 @@ def slerp(start: Tensor, end: Tensor, share: Tensor | float) -> Tensor:
     Source:
         White 2016, section 2.1, https://arxiv.org/abs/1609.04468
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import slerp
         >>> slerp(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)

@@ -95,7 +95,7 @@ def mlp_gan(
     Source:
         Goodfellow et al. 2014, section 5, https://arxiv.org/abs/1406.2661
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import mlp_gan
         >>> gan = mlp_gan(width=8)

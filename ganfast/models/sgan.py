@@ -24,7 +24,7 @@ class SemiSupervisedGAN(NamedTuple):
     The generator maps noise ``[N, *latent]`` to images ``[N, *image_shape]`` in [-1, 1]; the
     classifier maps such images to logits of the classes, ``[N, classes]``.
 
-    Example:
+    Examples:
         >>> from ganfast.models import sgan
         >>> gan = sgan(image_size=16, width=8, classes=3)
         >>> gan.image_shape, gan.classes
@@ -54,6 +54,13 @@ class _Noise(nn.Module):
         return f"deviation={self.deviation}"
 
 
+def _convolution(before: int, after: int, kernel: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False),
+        BatchNorm2d(after, activation="leaky_relu", negative_slope=NEGATIVE_SLOPE),
+    ]
+
+
 class Classifier(nn.Module):
     """Map images ``[N, C, size, size]`` to logits of the classes, ``[N, K]``.
 
@@ -61,31 +68,25 @@ class Classifier(nn.Module):
     ``Z = sum(exp(logits))``, ``D(x) = Z / (Z + 1) = sigmoid(logsumexp(logits))``, which is a
     softmax over K + 1 classes with the last logit, that of "generated", fixed to 0.
 
-    Max-pooled convolutions, because they classify digits better from few labels than strided ones;
-    no batch normalisation after the features, since it would hide the means to be matched.
+    A strided convolution of 5x5, then pairs of 3x3 that halve the side, and one more with a pooling
+    to 4x4; no batch normalisation after the features, since it would hide the means to be matched.
     """
 
     def __init__(
         self, image_size: int, channels: int, width: int, classes: int, noise: float
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [
-            _Noise(noise),
-            nn.Conv2d(channels, width, 5, padding=2),
-            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-            nn.MaxPool2d(2),
-        ]
-        features = width
-        while features < width * image_size // 8:
-            layers += [
-                nn.Conv2d(features, 2 * features, 3, padding=1, bias=False),
-                BatchNorm2d(2 * features, activation="leaky_relu", negative_slope=NEGATIVE_SLOPE),
-                nn.MaxPool2d(2),
-            ]
-            features *= 2
+        layers: list[nn.Module] = [_Noise(noise), *_convolution(channels, width, 5, 2)]
+        features, side = width, image_size // 2
+        while side > 8 or features == width:
+            layers += _convolution(features, 2 * features, 3, 1)
+            layers += _convolution(2 * features, 2 * features, 3, 2)
+            features, side = 2 * features, (side + 1) // 2
         layers += [
+            *_convolution(features, 2 * features, 3, 1),
+            nn.AdaptiveMaxPool2d(4) if side % 4 else nn.MaxPool2d(side // 4),
             nn.Flatten(),
-            nn.Linear(features * 16, FEATURES),
+            nn.Linear(2 * features * 16, FEATURES),
             nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
         ]
         self.body = nn.Sequential(*layers)
@@ -96,9 +97,13 @@ class Classifier(nn.Module):
         features: Tensor = self.body(images)
         return features
 
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input of the last layer, ``[N, 256]``, and its output."""
+        features = self.features(images)
+        return features, self.head(features)
+
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(images))
-        return logits
+        return self.features_and_logits(images)[1]
 
 
 def sgan(
@@ -112,7 +117,7 @@ def sgan(
     """Build a generator and a classifier with freshly drawn parameters.
 
     Args:
-        image_size: side of the images in pixels: 16, 32, 64, 128 or 256.
+        image_size: side of the images in pixels: 16, 28, 32, 64, 128 or 256.
         channels: 1 (grey) or 3 (RGB).
         width: feature maps of both networks beside the image, doubled each time the side halves.
         latent: length of the noise vector.
@@ -125,7 +130,7 @@ def sgan(
     Source:
         Salimans et al. 2016, section 5, https://arxiv.org/abs/1606.03498
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import sgan
         >>> gan = sgan(image_size=16, width=8, classes=3)

@@ -132,8 +132,7 @@ class BatchNorm1d(_BatchNormAct, torch.nn.BatchNorm1d):
     Raises:
         ValueError: unknown ``activation`` or ``order``, ``splits`` below 1.
 
-    Example::
-
+    Examples:
         >>> layer = BatchNorm1d(128, activation="leaky_relu", negative_slope=0.2)
         >>> layer(torch.randn(64, 128)).shape
         torch.Size([64, 128])
@@ -145,8 +144,7 @@ class BatchNorm2d(_BatchNormAct, torch.nn.BatchNorm2d):
 
     :class:`torch.nn.BatchNorm2d` with the keywords of :class:`BatchNorm1d`.
 
-    Example::
-
+    Examples:
         >>> layer = BatchNorm2d(64, activation="relu")
         >>> layer(torch.randn(16, 64, 8, 8)).shape
         torch.Size([16, 64, 8, 8])
@@ -158,8 +156,7 @@ class BatchNorm3d(_BatchNormAct, torch.nn.BatchNorm3d):
 
     :class:`torch.nn.BatchNorm3d` with the keywords of :class:`BatchNorm1d`.
 
-    Example::
-
+    Examples:
         >>> layer = BatchNorm3d(8, activation="relu")
         >>> layer(torch.randn(2, 8, 4, 4, 4)).shape
         torch.Size([2, 8, 4, 4, 4])
@@ -178,8 +175,7 @@ class SyncBatchNorm(_BatchNormAct):
     Args:
         process_group: the processes that share statistics; None for all.
 
-    Example::
-
+    Examples:
         >>> layer = SyncBatchNorm(64, activation="relu")
         >>> layer(torch.randn(16, 64, 8, 8)).shape
         torch.Size([16, 64, 8, 8])

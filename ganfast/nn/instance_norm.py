@@ -76,8 +76,7 @@ class InstanceNorm1d(_InstanceNormAct, torch.nn.InstanceNorm1d):
     Raises:
         ValueError: unknown ``activation`` or ``order``.
 
-    Example::
-
+    Examples:
         >>> layer = InstanceNorm1d(8, activation="relu")
         >>> layer(torch.randn(4, 8, 32)).shape
         torch.Size([4, 8, 32])
@@ -89,8 +88,7 @@ class InstanceNorm2d(_InstanceNormAct, torch.nn.InstanceNorm2d):
 
     :class:`torch.nn.InstanceNorm2d` with the keywords of :class:`InstanceNorm1d`.
 
-    Example::
-
+    Examples:
         >>> layer = InstanceNorm2d(64, affine=True, activation="leaky_relu", negative_slope=0.2)
         >>> layer(torch.randn(1, 64, 8, 8)).shape
         torch.Size([1, 64, 8, 8])
@@ -102,8 +100,7 @@ class InstanceNorm3d(_InstanceNormAct, torch.nn.InstanceNorm3d):
 
     :class:`torch.nn.InstanceNorm3d` with the keywords of :class:`InstanceNorm1d`.
 
-    Example::
-
+    Examples:
         >>> layer = InstanceNorm3d(8, affine=True, activation="leaky_relu")
         >>> layer(torch.randn(2, 8, 4, 4, 4)).shape
         torch.Size([2, 8, 4, 4, 4])

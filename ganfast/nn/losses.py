@@ -20,8 +20,7 @@ class BCELoss(torch.nn.BCELoss):
     The target may be a number. Differences from torch, shapes and errors are those of
     :func:`ganfast.functional.binary_cross_entropy`.
 
-    Example::
-
+    Examples:
         >>> BCELoss()(torch.tensor([0.9, 0.6]), 1.0)
         tensor(0.3081)
     """
@@ -38,8 +37,7 @@ class BCEWithLogitsLoss(torch.nn.BCEWithLogitsLoss):
     The target may be a number. Differences from torch, shapes and errors are those of
     :func:`ganfast.functional.binary_cross_entropy_with_logits`.
 
-    Example::
-
+    Examples:
         >>> BCEWithLogitsLoss()(torch.tensor([2.0, -1.0]), 1.0)
         tensor(0.7201)
     """
@@ -63,8 +61,7 @@ class GANLoss(torch.nn.Module):
     Shapes, formulas, errors and sources are those of
     :func:`ganfast.functional.gan_discriminator_loss`.
 
-    Example::
-
+    Examples:
         >>> criterion = GANLoss(real_label=0.9)
         >>> scores = torch.zeros(4, requires_grad=True)
         >>> loss, real_score, fake_score = criterion.discriminator(scores, torch.zeros(4))
@@ -135,8 +132,7 @@ class LeCamRegularization(torch.nn.Module):
     Raises:
         ValueError: ``decay`` does not lie between 0 and 1.
 
-    Example::
-
+    Examples:
         >>> LeCamRegularization()(torch.tensor([2.0, 1.0]), torch.tensor([-1.0, 0.0]))
         tensor(8.5000)
     """

@@ -57,7 +57,7 @@ class Batches:
         DataError: if the batch size is not positive, the processes do not divide it, or there are
             fewer images than one batch.
 
-    Example:
+    Examples:
         >>> from ganfast.training import Batches, load_images
         >>> batches = Batches(load_images("digits"), batch_size=64)
         >>> next(batches).shape, batches.batches_per_epoch

@@ -103,7 +103,7 @@ def load_images(
     Raises:
         DataError: if the source is unknown, missing, empty, unreadable or of the wrong shape.
 
-    Example:
+    Examples:
         >>> from ganfast.training import load_images
         >>> load_images("digits", image_size=16).images.shape
         torch.Size([1797, 1, 16, 16])

@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
     Source: https://man7.org/linux/man-pages/man3/mallopt.3.html
 
-    Example:
+    Examples:
         >>> from ganfast.training import keep_freed_memory
         >>> keep_freed_memory() in (True, False)
         True

@@ -141,7 +141,7 @@ class TrainingOptions:
     Raises:
         ValueError: an option that is out of its range or none of its choices.
 
-    Example:
+    Examples:
         >>> from ganfast.training import TrainingOptions
         >>> TrainingOptions(steps=100, loss="hinge").batch_size
         64

@@ -32,7 +32,7 @@ class Processes:
         rank: of this process; rank 0 alone writes files.
         count: the number of processes.
 
-    Example:
+    Examples:
         >>> from ganfast.training import Processes
         >>> Processes().count, Processes().leads
         (1, True)
@@ -164,7 +164,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     Raises:
         ProcessError: another process failed or was lost.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.training import joined
         >>> with joined(torch.device("cpu")) as processes:  # of two, each gets one half

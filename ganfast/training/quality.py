@@ -39,7 +39,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     Source:
         Heusel et al. 2017, section 3, https://arxiv.org/abs/1706.08500
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.training import frechet_distance
         >>> x = torch.randn(100, 3)
@@ -102,8 +102,7 @@ class Quality:
     Raises:
         DataError: there are no labels, or one class only.
 
-    Example::
-
+    Examples:
         >>> from ganfast.training import Quality, load_images
         >>> quality = Quality(load_images("digits"))
         >>> quality(lambda count: torch.zeros(count, 1, 32, 32)) > quality.floor

@@ -95,7 +95,7 @@ class GANStep:
     Source:
         Goodfellow et al. 2014, algorithm 1 and section 3, https://arxiv.org/abs/1406.2661
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.models import dcgan
         >>> from ganfast.nn import GANLoss

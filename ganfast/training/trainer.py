@@ -85,7 +85,7 @@ class Trainer:
         ValueError: if an option is not one of those allowed.
         OSError: if ``out`` cannot be made or written to.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from ganfast.models import dcgan
         >>> from ganfast.training import Trainer, TrainingOptions, load_images

@@ -114,8 +114,7 @@ def judge(what: str, ours: Tensor, torchs: Tensor, exact: Tensor, bound: Tensor 
         exact: torch's in float64.
         bound: largest error before the result is rounded to its dtype; broadcast to the result.
 
-    Example::
-
+    Examples:
         >>> third = torch.ones(1, dtype=torch.float64) / 3
         >>> judge("a third", third.float(), third.float(), third, 0.0).passed
         True

@@ -59,8 +59,7 @@ def verify_model(
             random, so that runs cannot be compared.
         RuntimeError: a backend has no kernels here.
 
-    Example::
-
+    Examples:
         >>> model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU())
         >>> any(row.failures for row in verify_model(model, [(8, 3)]))
         False

@@ -85,8 +85,7 @@ def verify(
         RuntimeError: a backend has no kernels here.
         ValueError: an unknown backend.
 
-    Example::
-
+    Examples:
         >>> rows = list(verify(backends=["eager"], dtypes=["float32"]))
         >>> any(row.failures for row in rows)
         False

@@ -16,6 +16,7 @@ from ganfast.applications.augment import (
     Classifier,
     GeneratorOptions,
     accuracy,
+    experiment,
     generate,
     plot_accuracies,
     run_seed,
@@ -25,9 +26,9 @@ from ganfast.applications.augment import (
     train_classifier,
     train_conditional,
 )
-from ganfast.applications.labelled import LabelledData
+from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import Record
-from ganfast.applications.shifts import shifted
+from ganfast.applications.shifts import moved, shifted
 from ganfast.training import DivergenceError, ImageData, load_images
 
 
@@ -149,13 +150,35 @@ def test_shifts_move_whole_pixels_and_repeat_edges():
     assert free.grad.sum() == 64
 
 
+def test_images_are_turned_and_stretched_within_bounds():
+    image = torch.zeros(1, 1, 33, 33)
+    image[..., 16, 4:29] = 1  # a line of 25 pixels through the centre
+    rng = torch.Generator().manual_seed(0)
+    found = moved(image.repeat(300, 1, 1, 1), 0.0, 20.0, 0.2, rng)[:, 0]
+    rows, columns = (torch.arange(33.0) - 16).expand(33, 33).T, torch.arange(33.0) - 16
+    total = found.sum((1, 2))
+    angles = torch.atan2(
+        (found * rows * columns).sum((1, 2)), (found * columns * columns).sum((1, 2))
+    ).rad2deg()
+    assert angles.abs().max() < 25  # stretching turns a line a little more
+    assert angles.max() > 14
+    assert angles.min() < -14
+    lengths = (found * columns.square()).sum((1, 2)).div(total).mul(12).sqrt()
+    assert 25 / 1.2 * 0.93 < lengths.min() < 23
+    assert 27 < lengths.max() < 25 / 0.8 * 1.03
+    still = moved(image, 0.0, 0.0, 0.0, rng)
+    assert torch.equal(still, image)
+    one, other = (moved(image, 0.1, 5.0, 0.1, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(one, other)
+
+
 def test_a_seed_fixes_every_number_and_the_test_set_is_only_tested():
     torch.manual_seed(0)
     pairs = [stripes(30), stripes(20)]
     data = LabelledData(*(ImageData("stripes", *pair) for pair in pairs), ("above", "below"))
     options = AugmentOptions(6, per_class=4, updates=4, generator=replace(SHORT, updates=3))
     results = [run_seed(data, options, seed) for seed in (5, 5, 6)]
-    assert tuple(results[0].accuracies) == METHODS
+    assert list(results[0].accuracies) == [m for m in METHODS if m != "pseudo-labels"]
     assert results[0].accuracies == results[1].accuracies
     assert torch.equal(results[0].images, results[1].images)
     assert not torch.equal(results[0].images, results[2].images)
@@ -163,8 +186,38 @@ def test_a_seed_fixes_every_number_and_the_test_set_is_only_tested():
     assert torch.equal(run_seed(other, options, 5).images, results[0].images)
 
 
+def test_the_generator_learns_from_pseudo_labels_of_all_images(monkeypatch):
+    pairs = [stripes(120), stripes(20)]
+    data = LabelledData(*(ImageData("stripes", *pair) for pair in pairs), ("above", "below"))
+    options = AugmentOptions(
+        6, per_class=4, updates=1, pseudo_updates=40, generator=replace(SHORT, updates=1)
+    )
+    seen = []
+
+    def spy(images, labels, *others, **more):
+        seen.append((images, labels))
+        return train_conditional(images, labels, *others, **more)
+
+    monkeypatch.setattr(experiment, "train_conditional", spy)
+    result = run_seed(data, options, 0)
+    assert tuple(result.accuracies) == tuple(METHODS)
+    (images, labels), *_ = seen
+    assert torch.equal(images, data.train.images)
+    assert (labels == data.train.labels).float().mean() > 0.9
+    assert result.accuracies["pseudo-labels"] > 0.9
+    hidden = replace(data.train, labels=data.train.labels.clone())
+    known = few_labels(data.train.labels, 6, 0)
+    others = torch.ones(120, dtype=torch.bool)
+    others[known] = False
+    hidden.labels[others] = -1  # labels that the sgan must not see
+    monkeypatch.setattr(experiment, "few_labels", lambda *_: known)
+    run_seed(replace(data, train=hidden), options, 0)
+    assert torch.equal(seen[0][1], seen[1][1])
+
+
 def test_intervals_are_students():
     stats = pytest.importorskip("scipy.stats")
+    assert summarise([dict.fromkeys(METHODS, 0.5)])[4]["compared with"] == "real, shifted"
     found = [{"real": 0.1 * k, "generated": 0.1 * k + d} for k, d in enumerate([0.02, 0.05, 0.03])]
     first, second = summarise(found)
     assert (first["method"], first["difference"], first["low"]) == ("real", None, None)
@@ -209,4 +262,4 @@ def test_pictures_have_a_row_a_class_and_a_panel_a_record(tmp_path):
         plot_accuracies([record] * count, tmp_path / "plot.png")
         with image_module.open(tmp_path / "plot.png") as plot:
             widths.append(plot.size[0])
-    assert widths[1] - widths[0] == 300
+    assert widths[1] - widths[0] == 400

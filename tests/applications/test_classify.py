@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,11 +30,14 @@ from ganfast.applications.classify.sgan import (
     feature_matching_loss,
 )
 from ganfast.applications.classify.task import Task
+from ganfast.applications.consistency import Consistency
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.updates import in_one_pass
+from ganfast.models.encoder import Encoder
 from ganfast.training import DataError, DivergenceError, ImageData
 
-TINY = Options(width=4, latent=6, batch_size=8, noise=0.0)
+STILL = {"shift": 0.0, "degrees": 0.0, "stretch": 0.0}
+TINY = Options(16, width=4, latent=6, batch_size=8, noise=0.0, precision="fp32", **STILL)
 
 
 def halves(count: int) -> ImageData:
@@ -52,9 +56,7 @@ EASY = LabelledData(halves(64), halves(40), ("left", "right"))
 def task(options: Options = TINY, labelled: int = 4) -> Task:
     torch.manual_seed(0)
     chosen = torch.arange(labelled)
-    return Task(
-        EASY.train, chosen, EASY.train.labels[chosen], 2, batch_size=options.batch_size, seed=0
-    )
+    return Task(EASY.train, chosen, EASY.train.labels[chosen], 2, options, seed=0)
 
 
 def assert_same_gradients(network: torch.nn.Module, expected: Sequence[torch.Tensor]) -> None:
@@ -102,11 +104,12 @@ def test_feature_matching_compares_means_and_holds_real_images_fixed():
 
 @pytest.mark.usefixtures("float64")
 def test_an_update_has_the_gradients_of_the_formulas():
-    """Cross-entropy on logits (no second softmax), three passes' statistics, feature matching."""
-    method = SemiSupervised(task(), TINY)
+    """Cross-entropy on logits (no second softmax), each pass's statistics, feature matching."""
+    options = replace(TINY, shift=0.2, degrees=20.0, stretch=0.2, consistency=0.7, threshold=0.9)
+    method = SemiSupervised(task(options), options)
     method.gan.classifier.head.weight.data.mul_(4)  # so that a second softmax would show
     gan = copy.deepcopy(method.gan)
-    mirror = task()
+    mirror = task(options)
     state = torch.random.get_rng_state()
     method.update(0.0)  # a learning rate of 0 keeps the weights for the second half
 
@@ -114,21 +117,86 @@ def test_an_update_has_the_gradients_of_the_formulas():
     labelled, labels = mirror.labelled_batch()
     real = next(mirror.unlabelled)
     fake = gan.generator(torch.randn(8, *gan.latent))
-    known = gan.classifier(labelled)
-    real_features = gan.classifier.features(real)
+    still, moved = mirror.consistency.views(real)
+    assert not torch.equal(still, moved)
+    known, of_moved = gan.classifier(labelled), gan.classifier(moved)
+    real_features = gan.classifier.features(still)
     of_real, of_fake = gan.classifier.head(real_features), gan.classifier(fake.detach())
     named = -(known.softmax(1)[torch.arange(8), labels]).log().mean()
     z_real, z_fake = of_real.exp().sum(1), of_fake.exp().sum(1)
     told = -(z_real / (z_real + 1)).log().mean() / 2 - (1 - z_fake / (z_fake + 1)).log().mean() / 2
-    chances = of_real.softmax(1)
-    undecided = -(chances * chances.log()).sum(1).mean()
-    loss = named + told + 0.3 * undecided
+    chances = of_real.detach().softmax(1)
+    aligned = chances / (0.99 * 0.5 + 0.01 * chances.mean(0))  # 0.5: the classes' shares
+    aligned = aligned / aligned.sum(1, keepdim=True)
+    sure = aligned.max(1).values >= 0.9
+    assert 0 < sure.sum() < 8
+    chosen = of_moved.log_softmax(1)[torch.arange(8), aligned.argmax(1)]
+    loss = named + told + 0.7 * -(chosen * sure).mean()
     expected = torch.autograd.grad(loss, list(gan.classifier.parameters()))
     assert_same_gradients(method.gan.classifier, expected)
 
     distance = real_features.detach().mean(0) - gan.classifier.features(fake).mean(0)
     expected = torch.autograd.grad(distance.square().mean(), list(gan.generator.parameters()))
     assert_same_gradients(method.gan.generator, expected)
+
+
+def test_sure_predictions_are_labels_and_others_count_nothing():
+    shares = torch.tensor([0.5, 0.5])
+    consistency = Consistency(shares, 0.0, 0.0, 0.0, 0.9, 2.0, torch.Generator())
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0], [1.0, 0.0]])  # 0.98, 0.98 and 0.73
+    moved = torch.tensor([[1.0, 0.0], [1.0, 0.0], [9.0, 0.0]], requires_grad=True)
+    loss = consistency.loss(logits, moved)
+    expected = 2 * (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 3
+    assert loss.item() == pytest.approx(expected)
+    loss.backward()
+    assert moved.grad[2].tolist() == [0.0, 0.0]
+    for _ in range(2000):  # one class takes over: its predictions count less and less
+        consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1])
+    assert consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1]).item() == 0
+
+
+def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
+    pytest.importorskip("sklearn")
+    found = {}
+    for labelled in (2, 12):
+        method = features_module.Pixels(task(labelled=labelled), TINY)
+        method.update(1.0)
+        method.finish()
+        found[labelled] = method._machine
+        right = method.predict(EASY.test.images.float() / 127.5 - 1) == EASY.test.labels
+        assert right.float().mean() > 0.9
+    assert found[12].best_params_["linearsvc__C"] in features_module.PENALTIES
+    assert not hasattr(found[2], "best_params_")  # one image a class cannot be split
+
+
+def test_finished_trainings_are_left_out():
+    options = (EASY, ["supervised", "pixels"], [4], [0, 1], 1, TINY)
+    titles = []
+
+    def progress(title, steps):
+        titles.append(title)
+        return iter(range(steps))
+
+    found = list(classify(*options, progress=progress, finished={("supervised", 4, 0)}))
+    assert [(o.method, o.seed) for o in found] == [("supervised", 1), ("pixels", 0), ("pixels", 1)]
+    assert titles[0] == "supervised, 4 labels, seed 1 (1 of 3)"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_networks_compute_in_the_precision_asked_for(precision, monkeypatch):
+    seen = set()
+    forward = torch.nn.Conv2d.forward
+
+    def spy(self, images):
+        found = forward(self, images)
+        seen.add(found.dtype)
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
+    options = replace(TINY, precision=precision)
+    for name in ("sgan", "consistency", "supervised"):
+        list(classify(EASY, [name], [4], [0], 2, options))
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
 @pytest.mark.usefixtures("float64")
@@ -161,7 +229,7 @@ def test_settled_statistics_are_those_of_the_batches():
     batches = [torch.randn(6, 1, 16, 16) for _ in range(3)]
     settle(network, batches)
     inputs = []
-    layer = network.body[5]
+    layer = network.body[2]
     layer.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     for batch in batches:
         network(batch)
@@ -182,7 +250,7 @@ def test_only_training_adds_noise():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 20}, "image_size must be one of 16, 32"),
+        ({"image_size": 20}, "image_size must be one of 16, 28, 32"),
         ({"channels": 2}, "channels must be 1"),
         ({"classes": 0}, "classes must be a positive integer"),
         ({"noise": -1.0}, "noise must not be negative"),
@@ -192,6 +260,17 @@ def test_only_training_adds_noise():
 def test_models_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         models.sgan(**options)
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 64])
+def test_networks_have_the_size_of_their_images(size):
+    classifying, conditional = models.sgan(size, 1, 4), models.acgan(size, 1, 4)
+    noise, labels = torch.randn(2, 100, 1, 1), torch.tensor([1, 2])
+    for images in (classifying.generator(noise), conditional.generator(noise, labels)):
+        assert images.shape == (2, 1, size, size)
+        assert classifying.classifier(images).shape == (2, 10)
+        assert conditional.discriminator(images)[1].shape == (2, 10)
+        assert Encoder(size, 1, 4, 9)(images).shape == (2, 9, 1, 1)
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -211,16 +290,16 @@ def test_features_are_pooled_from_every_layer(size):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_from_four_labels(name):
-    if name == "features":
+    if name in ("features", "pixels"):
         pytest.importorskip("sklearn")
-    options = Options(width=8, latent=10, batch_size=16)
+    options = Options(16, width=8, latent=10, batch_size=16, **STILL)
     (outcome,) = classify(EASY, [name], [4], [0], 60, options)
     assert outcome.accuracy >= 0.9
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "pixels"])
 def test_seeds_fix_every_weight(name):
-    if name == "features":
+    if name in ("features", "pixels"):
         pytest.importorskip("sklearn")
 
     def weights(seed: int) -> torch.Tensor:
@@ -233,7 +312,7 @@ def test_seeds_fix_every_weight(name):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(protocol, "METHODS", {name: build})
             list(classify(EASY, [name], [4], [seed], 3, TINY))
-        networks = [seen[0].classifier] if name == "supervised" else seen[0].gan[:2]
+        networks = seen[0].gan[:2] if hasattr(seen[0], "gan") else [seen[0].classifier]
         return torch.cat([p.flatten() for network in networks for p in network.parameters()])
 
     first = weights(0)
@@ -288,7 +367,7 @@ def test_what_does_not_fit_is_refused_before_training():
     with pytest.raises(DataError, match="1 label for 2 classes: each needs one"):
         check(EASY, [4, 1], [0], TINY)
     with pytest.raises(DataError, match="batches of 65 are larger"):
-        check(EASY, [4], [0], Options(batch_size=65))
+        check(EASY, [4], [0], Options(16, batch_size=65))
     with pytest.raises(DataError, match="66 labels need 33 images"):
         check(EASY, [66], [0], TINY)
 
@@ -305,7 +384,7 @@ def test_weights_that_are_not_finite_are_an_error():
 def test_every_seed_is_checked_before_training():
     labels = torch.tensor([0, 0, 1] * 3)
     few = LabelledData(ImageData("few", torch.zeros(9, 1, 16, 16), labels), EASY.test, ("a", "b"))
-    options = Options(batch_size=4)
+    options = Options(16, batch_size=4)
     refused = []
     for seed in range(6):  # the seventh label is of either class, and one has three images only
         try:
@@ -320,6 +399,6 @@ def test_every_seed_is_checked_before_training():
 def test_sgan_learns_digits_from_twenty_labels():
     pytest.importorskip("sklearn")
     data = load_labelled("digits", image_size=16)
-    options = Options(width=8, batch_size=16)
+    options = Options(16, width=8, batch_size=16)
     (outcome,) = classify(data, ["sgan"], [20], [0], 100, options)
     assert outcome.accuracy > 0.6

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("torchvision")
 
-from ganfast.applications.labelled import few_labels, load_labelled
+from ganfast.applications.labelled import few_labels, for_validation, load_labelled
 from ganfast.training import DataError, load_images
 
 
@@ -66,3 +66,21 @@ def test_few_labels_are_of_all_classes_alike(count):
 def test_labels_that_there_are_not(count, reason):
     with pytest.raises(DataError, match=reason):
         few_labels(torch.arange(30) % 3, count, seed=0)
+
+
+def test_validation_images_are_held_out_of_the_training_set(tmp_path):
+    data = load_labelled(save(tmp_path, [3, 7, -1, 7] * 10))
+    held = for_validation(data, 6)
+    before, train, test = (
+        set(images[:, 0, 0, 0].tolist())
+        for images in (data.train.images, held.train.images, held.test.images)
+    )
+    assert train | test == before
+    assert len(train) == len(before) - 6
+    assert len(test) == 6
+    assert (held.test.labels >= 0).all()
+    assert torch.equal(held.test.labels, (held.test.images[:, 0, 0, 0] % 4 != 0).long())
+    assert torch.equal(for_validation(data, 6).test.images, held.test.images)
+    labelled = int((data.train.labels >= 0).sum())
+    with pytest.raises(DataError, match=f"{labelled} images cannot be held out of {labelled}"):
+        for_validation(data, labelled)

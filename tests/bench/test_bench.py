@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
+import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from paths import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfast import backend
@@ -45,6 +47,11 @@ def test_every_suite_measures_ours_and_torchs(suite, cold_bytes):
         assert all(time.lower_s <= time.median_s <= time.upper_s for time in times.values())
         assert bool(case.images) == (suite == "step")
         assert bool(case.bytes_moved) == (suite in ("ops", "losses"))
+
+
+def test_make_bench_has_every_suite():
+    cases = runpy.run_path(str(ROOT / "benchmarks" / "test_speed.py"))["CASES"]
+    assert {name.partition(" ")[0] for name in cases} == set(SUITES)
 
 
 def test_every_pass_dtype_and_layout():
@@ -298,7 +305,7 @@ def test_a_capability_holds_ganfast_and_torch_to_it(monkeypatch):
     code = (
         "import ctypes; from ganfast.cli import main; from ganfast.ops import extension\n"
         "main(['bench', 'overhead', '--capability', 'baseline', '--rounds', '2'])\n"
-        "library = ctypes.CDLL(str(extension.PACKAGE / '_native.so'))\n"
+        "library = ctypes.CDLL(str(extension.library('cpu')))\n"
         "library.ganfast_build_description.restype = ctypes.c_char_p\n"
         "print(library.ganfast_build_description())"
     )

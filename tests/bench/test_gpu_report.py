@@ -1,4 +1,4 @@
-"""What `make gpu-report` and `make cuda-wheel` do, without a GPU."""
+"""What `make gpu-report` and `make wheel` do, without a GPU."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from paths import ROOT
 from test_build import needs_compiler, tree  # noqa: F401
 
@@ -37,7 +38,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-gpu_report, gpu_build = script("gpu_report"), script("gpu_build")
+gpu_report, gpu_build, build_wheel = map(script, ("gpu_report", "gpu_build", "build_wheel"))
 
 
 def part(code: str, limit_s: float = 30, name: str = "one", **options):
@@ -182,22 +183,26 @@ def test_the_tests_of_the_parts_are_those_that_launch_kernels(tmp_path):
 def built_tree(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
     """A copy of what the build needs, in which gpu_build works."""
     monkeypatch.setattr(gpu_build, "ROOT", tree)
-    (tree / "ganfast" / "_native.so").write_bytes(b"elf" + gpu_build.build_id())
-    (tree / "ganfast" / "_native_cuda.so").write_bytes(gpu_build.build_id() + b"elf")
+    for name in gpu_build.libraries():
+        (tree / "ganfast" / name).write_bytes(b"elf" + gpu_build.build_id())
     return tree
 
 
 def test_a_library_of_other_sources_is_not_used(built_tree):
     assert "was made" not in gpu_build.why_not_usable()
     (built_tree / "csrc" / "module.cpp").write_text('extern "C" int answer() { return 43; }\n')
-    assert "_native.so was made from other sources" in gpu_build.why_not_usable()
-    (built_tree / "ganfast" / "_native.so").unlink()
-    assert gpu_build.why_not_usable() == "_native.so is not there"
+    name = gpu_build.libraries()[0]
+    assert f"{name} was made from other sources" in gpu_build.why_not_usable()
+    (built_tree / "ganfast" / name).unlink()
+    assert gpu_build.why_not_usable() == f"{name} is not there"
 
 
 def test_a_library_for_another_torch_is_not_used(built_tree, monkeypatch):
-    monkeypatch.setattr("torch.__version__", "2.99.0")
+    release = ".".join(torch.__version__.split(".")[:2])
+    monkeypatch.setattr("torch.__version__", f"{release}.99")
     assert "for another torch" in gpu_build.why_not_usable()
+    monkeypatch.setattr("torch.__version__", "2.99.0")
+    assert gpu_build.why_not_usable() == "_native_torch2_99.so is not there"
 
 
 def test_libraries_come_out_of_a_wheel_of_these_sources(built_tree, capsys):
@@ -213,9 +218,9 @@ def test_libraries_come_out_of_a_wheel_of_these_sources(built_tree, capsys):
     gpu_build.take_from_wheel()
     assert {path.name: path.read_bytes() for path in package.glob("*.so")} == made
     (built_tree / "csrc" / "module.cpp").write_text("changed\n")
-    (package / "_native.so").unlink()
+    (package / gpu_build.libraries()[0]).unlink()
     gpu_build.take_from_wheel()
-    assert not (package / "_native.so").exists()
+    assert not (package / gpu_build.libraries()[0]).exists()
     assert "ganfast-new.whl was made from other sources" in capsys.readouterr().out
 
 
@@ -228,7 +233,7 @@ def test_nothing_is_built_where_both_parts_load(monkeypatch, usable, capsys):
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
     done = subprocess.CompletedProcess([], 0)
     monkeypatch.setattr(gpu_build.subprocess, "run", lambda *a, **k: run.append(k["env"]) or done)
-    assert gpu_build.build_in_place() == 0
+    assert gpu_build.main() == 0
     assert bool(run) != usable
     assert ("there already" in capsys.readouterr().out) == usable
     if run:
@@ -250,25 +255,28 @@ def cuda_tree(built_tree: Path) -> Path:
 def test_both_parts_are_built_at_once_and_marked(cuda_tree):
     result = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace", "--parallel", "2"], cwd=cuda_tree,
-        env=gpu_build.environment("9.0"), capture_output=True, text=True,
+        env=gpu_build.environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    for name in ("_native", "_native_cuda"):
-        assert gpu_build.build_id() in (cuda_tree / "ganfast" / f"{name}.so").read_bytes()
-        assert list((cuda_tree / "build").glob(f"temp*/ganfast.{name}/csrc/module.o"))
+    for name in gpu_build.libraries():
+        assert gpu_build.build_id() in (cuda_tree / "ganfast" / name).read_bytes()
+        parts = f"temp*/ganfast.{name.removesuffix('.so')}/csrc/module.o"
+        assert list((cuda_tree / "build").glob(parts))
 
 
 @pytest.mark.slow
-def test_a_wheel_brings_both_parts_and_leaves_the_tree_alone(cuda_tree, capfd):
+def test_a_wheel_brings_both_parts_and_leaves_the_tree_alone(cuda_tree, monkeypatch, capfd):
+    monkeypatch.setattr(build_wheel, "ROOT", cuda_tree)
+    monkeypatch.setenv("GANFAST_BUILD", "cuda")
     before = {path: path.read_bytes() for path in (cuda_tree / "ganfast").iterdir()}
     for builds in (1, 2):  # the second makes no object anew
-        assert gpu_build.build_wheel(cuda_tree / "dist") == 0
+        build_wheel.build_one(cuda_tree / "dist")
         said = capfd.readouterr().out
         compiled, reused = said.count("[1/1]"), said.count("no work to do")
         assert (compiled, reused) == ((2, 0) if builds == 1 else (0, 2))
     assert {path: path.read_bytes() for path in (cuda_tree / "ganfast").iterdir()} == before
-    for library in gpu_build.LIBRARIES:
+    for library in gpu_build.libraries():
         (cuda_tree / "ganfast" / library).unlink()
     gpu_build.take_from_wheel()
-    for library in gpu_build.LIBRARIES:
+    for library in gpu_build.libraries():
         assert gpu_build.build_id() in (cuda_tree / "ganfast" / library).read_bytes()

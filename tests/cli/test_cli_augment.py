@@ -63,13 +63,26 @@ def test_seeds_repeat_a_run(source, tmp_path):
     assert torch.equal(images[0].images, images[1].images)
 
 
+def test_seeds_are_added_to_a_run(source, tmp_path, capsys):
+    words = ["augment", "--data", source, "--labels", "6", "--out", str(tmp_path / "out"), *QUICK]
+    assert main([*words, "--seeds", "3"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--seeds", "3", "4", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 3:" not in said
+    assert "seed 4:" in said
+    assert "real + generated, shifted over real, shifted" in said
+    record = Record.load(tmp_path / "out" / "record.json")
+    assert [row["seed"] for row in record.seeds] == [3, 4]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--labels", "1"], "1 label for 2 classes"),
         (["--labels", "100"], "there are"),
         (["--seeds", "1", "1"], "--seeds must differ"),
-        (["--image-size", "20"], "choose from 16, 32"),
+        (["--image-size", "20"], "choose from 16, 28, 32"),
         (["--data", "npz:nothing.npz"], "no such file"),
         (["--device", "nonsense"], "--device nonsense is not available"),
     ],

@@ -14,6 +14,8 @@ for package in ("torchvision", "matplotlib", "tqdm", "sklearn"):
     pytest.importorskip(package)
 Image = pytest.importorskip("PIL.Image")
 
+from ganfast.applications.classify import METHODS  # noqa: E402
+from ganfast.applications.classify.sgan import Supervised  # noqa: E402
 from ganfast.applications.records import Record  # noqa: E402
 from ganfast.cli import classify as command  # noqa: E402
 from ganfast.cli import main  # noqa: E402
@@ -87,14 +89,60 @@ def test_one_number_of_labels_makes_no_plot_and_a_seed_repeats(images, tmp_path)
 
 def test_every_method_runs(images, tmp_path, capsys):
     words = ["--data", f"npz:{images}", "--labels", "6", "--seeds", "1", *SMALL]
-    words += ["--method", "sgan", "acgan", "features", "supervised"]
+    words += ["--method", *METHODS]
     assert main(["classify", *words, "--out", str(tmp_path)]) == 0
     assert "features, 6 labels, seed 1" in capsys.readouterr().out
 
 
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
+    images, tmp_path, capsys, monkeypatch
+):
+    words = ["classify", "--data", f"npz:{images}", "--labels", "6", "--method", "supervised"]
+    words += ["--out", str(tmp_path / "out"), *SMALL, "--seeds", "1", "2"]
+    update = Supervised.update
+    calls = []
+
+    def stop_in_the_second(self, share):
+        calls.append(share)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        update(self, share)
+
+    monkeypatch.setattr(Supervised, "update", stop_in_the_second)
+    assert main(words) == 130
+    (first,) = Record.load(tmp_path / "out" / "record.json").seeds
+    assert first["seed"] == 1
+    monkeypatch.undo()
+    capsys.readouterr()
+
+    assert main([*words, "--resume"]) == 0
+    assert "seed 1:" not in capsys.readouterr().out
+    record = Record.load(tmp_path / "out" / "record.json")
+    assert [row["seed"] for row in record.seeds] == [1, 2]
+    assert record.seeds[0] == first
+    assert record.table[0]["seeds"] == 2
+    assert Record.load(tmp_path / "out" / "earlier-1" / "record.json").seeds == [first]
+
+    assert main([*words, "--resume", "--width", "5"]) == 2
+    assert "measured with other options (width)" in capsys.readouterr().err
+    assert len(Record.load(tmp_path / "out" / "record.json").seeds) == 2
+
+
+def test_validation_leaves_the_test_set_alone(images, tmp_path, capsys):
+    words = ["classify", "--data", f"npz:{images}", "--labels", "6", "--seeds", "1", *SMALL]
+    words += ["--method", "pixels", "--validation", "9", "--degrees", "0"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "39 images to train on, 9 to test on" in capsys.readouterr().out
+    record = Record.load(tmp_path / "out" / "record.json")
+    assert "--validation 9" in record.command
+    assert "--degrees 0" in record.command
+    assert "--stretch" not in record.command  # the default
+    assert numpy.array(record.seeds[0]["confusion"]).sum() == 9
+
+
 @pytest.mark.parametrize(
     ("words", "steps"),
-    [([], 4000), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
+    [([], 1500), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
 )
 def test_updates_of_a_large_set(words, steps):
     assert command.updates(_parsed(*words), per_epoch=1000) == steps

@@ -242,7 +242,7 @@ def test_bad_data(tmp_path: Path, fails: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--image-size", "20"], "image_size must be one of 16, 32, 64, 128, 256, got 20"),
+        (["--image-size", "20"], "image_size must be one of 16, 28, 32, 64, 128, 256, got 20"),
         (
             ["--image-size", "0"],
             "argument --image-size: must be a positive integer below 2^31, got '0'",

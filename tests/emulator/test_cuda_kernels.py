@@ -18,7 +18,7 @@ from typing import NamedTuple
 import emulated_cuda
 import pytest
 from conftest import missing
-from paths import CSRC, ROOT, TESTS
+from paths import CSRC, ROOT, TESTS, file_of
 
 OPS = ("batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn")
 FORMS = str(TESTS / "emulator" / "emulated_forms.py")
@@ -49,8 +49,7 @@ def run_emulated(library: Path, *arguments: str, **environment: str) -> None:
 
 @pytest.mark.slow
 def test_emulated_kernels_pass_the_tests_of_the_ops(emulated):
-    files = [str(TESTS / "ops" / f"test_{op}.py") for op in OPS]
-    run_emulated(emulated, "-m", "", "-k", "native", *files)
+    run_emulated(emulated, "-m", "", "-k", "native", *map(file_of, OPS))
 
 
 def test_a_form_of_each_kernel(emulated):

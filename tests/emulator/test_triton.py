@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import INTERPRETED, missing
-from paths import ROOT, TESTS
+from paths import ROOT, file_of
 
 from ganfast.ops import triton_launch
 
@@ -26,7 +26,7 @@ def interpret(tests: str, *names: str) -> None:
         missing("triton", triton_launch.why_not("cuda") or "this is the interpreter")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-k", tests, "--no-header",
-         *(str(*TESTS.glob(f"*/test_{name}.py")) for name in names)],
+         *map(file_of, names)],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip

@@ -190,7 +190,7 @@ def test_tiles_are_read_and_written_16_bytes_at_a_time(launches, channels_last, 
     layer_calls(shape, dtype, channels_last)
     for kernel, arguments, constants in launches:
         code = compiled(kernel, arguments, constants, 90)
-        # A lane's values, by the bytes of one, over 16: per tensor so many accesses at the least.
+        # A lane's values, by the bytes of one, over 16: per tensor at least so many accesses.
         values = constants["BLOCK_M"] * constants["BLOCK_C"] // (32 * constants["num_warps"])
         needed = max(1, values * dtype.itemsize // 16)
         tensors = [n for n in ("x", "dy", "ddx") if n in kernel.arg_names]

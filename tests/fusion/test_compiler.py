@@ -306,6 +306,13 @@ def test_losses(case):
     assert captured.calls(F.binary_cross_entropy) == [0]
 
 
+def test_the_sigmoid_of_integers_stays():
+    logits, labels = torch.linspace(-9, 9, 8), torch.linspace(0.1, 0.9, 8)
+    captured = compare(lambda z, t: bce(z.long().sigmoid(), t), logits, labels)
+    assert captured.calls(*LOSSES) == [1]
+    assert captured.calls(LOSSES[1]) == [0]
+
+
 def test_where_the_sigmoid_is_1_the_logits_are_exact():
     logits = torch.tensor([40.0], requires_grad=True)
     loss = Captured()(lambda z: bce(z.sigmoid(), torch.zeros(1)))(logits)

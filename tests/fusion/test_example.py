@@ -71,6 +71,37 @@ def test_returned_features(inplace, view):
     torch.testing.assert_close(model(x), twin(x))
 
 
+class Residual(nn.Module):
+    """Adds in place to what the norm gives, so the activation reads the same object."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(4), nn.ReLU()
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x):
+        y = self.norm(x)
+        y += x.abs()
+        return self.act(y)
+
+
+def test_a_sum_in_place_is_another_value():
+    model = Residual()
+    assert fuse(model, example_inputs=torch.randn(6, 4)).fused == []
+
+
+def test_norms_that_begin_at_zero_hide_nothing():
+    twin = PerceptualFeatures().double()
+    for norm in twin.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.zeros_(norm.weight)
+    model = copy.deepcopy(twin)
+    report = fuse(model, example_inputs=torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    assert report.skipped == [("vgg.bn2", LEFT)]
+    for name, value in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
 class Branching(nn.Module):
     """The activation has another input in one mode, or the BatchNorm another reader."""
 

@@ -24,6 +24,11 @@ class Skipping(nn.Sequential):
         return self[1](self[0](x))
 
 
+class Reversed(nn.Sequential):
+    def __iter__(self):
+        return reversed(self._modules.values())
+
+
 class Doubling(nn.Module):
     def forward(self, x):
         return 2 * x
@@ -60,6 +65,9 @@ LEFT_ALONE = {
     "backward hook": (
         lambda: block(with_hook(nn.BatchNorm2d(4), "full_backward_hook")), "a backward hook",
     ),
+    "backward pre-hook": (
+        lambda: block(with_hook(nn.BatchNorm2d(4), "full_backward_pre_hook")), "a backward hook",
+    ),
     "hook of the activation": (
         lambda: block(act=with_hook(nn.ReLU(), "forward_pre_hook")), "its ReLU has a hook",
     ),
@@ -75,6 +83,7 @@ LEFT_ALONE = {
     "spectral norm": (lambda: block(nn.utils.spectral_norm(nn.BatchNorm2d(4))), "by a hook"),
     "shared": (shared, "used in 2 places"),
     "sequential with own forward": (lambda: Skipping(*block()), "Skipping has a forward of"),
+    "sequential in another order": (lambda: Reversed(*block()), "Reversed has a forward of"),
     "negative slope": (lambda: block(act=nn.LeakyReLU(-0.1)), "got -0.1"),
     "infinite slope": (lambda: block(act=nn.LeakyReLU(float("inf"))), "got inf"),
     "outside a sequential": (lambda: nn.ModuleList(block()), "outside nn.Sequential"),

@@ -284,6 +284,13 @@ def test_a_copied_layer_takes_no_other_with_it():
     assert id(model[0].weight) not in memo
 
 
+def test_another_layer_of_its_class_does_not_count():
+    model, _ = fused()
+    model[1] = type(model[1])(model[1].num_features)
+    with pytest.raises(RuntimeError, match="is lost"):
+        model(X)
+
+
 def test_instance_norm_too():
     twin = nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.ReLU())
     model = copy.deepcopy(twin)

@@ -391,6 +391,20 @@ def test_two_python_twins_of_autograd_agree(device):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_others_may_write_to_the_output(backend, device, channels_last):
+    from ganfast.ops import batch_norm_act as op
+
+    x = torch.randn(4, 3, 2, 2, device=device)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    x.requires_grad_()
+    options = (None, None, None, None, None, 0.1, 1e-5, "relu", 0.0, "norm_act", 1)
+    for function in (op._train_autograd, op.train):
+        (expected,) = torch.autograd.grad(2 * function(x, *options)[0].sum(), x)
+        (gradient,) = torch.autograd.grad(function(x, *options)[0].mul_(2).sum(), x)
+        assert torch.equal(gradient, expected)
+
+
 def test_version_of_running_statistics_moves(backend, device):
     layer, x, _ = make((8, 6, 4, 4), device)
     before = layer.running_mean._version

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import missing
-from paths import ROOT, TESTS
+from paths import ROOT, file_of
 
 import ganfast
 from ganfast.ops import extension
@@ -41,7 +41,7 @@ def test_narrower_instruction_sets_pass_the_same_tests(capability, name):
     assert said.startswith(DESCRIBED[capability])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-k", "native", "--no-header",
-         str(TESTS / "ops" / f"test_{name}.py")],
+         file_of(name)],
         env=environment, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-4000:]

@@ -22,7 +22,9 @@ class Extension:
     """
 
     def __init__(self, copy: Path, flags: list[str], link_flags: list[str] | None = None) -> None:
-        self.library, self.objects = copy / "ganfast" / "_native.so", copy / "build" / "objects"
+        release = "_".join(torch.__version__.split(".")[:2])
+        self.library = copy / "ganfast" / f"_native_torch{release}.so"
+        self.objects = copy / "build" / "objects"
         self.objects.mkdir(parents=True)
         self.compiler = os.environ.get("CXX", "c++")
         self.flags = [*flags, "-std=c++20", "-fPIC", "-w", f"-I{copy / 'csrc'}"]

@@ -1,9 +1,9 @@
-"""Break each formula of the kernels in one place at a time, and see a test turn red each time.
+"""Break the formulas and decisions one at a time, and see a test turn red each time.
 
 Usage::
 
     python tests/package/mutation.py                  # every backend that can be built
-    python tests/package/mutation.py --backend eager  # seconds a mutation; the others compile
+    python tests/package/mutation.py --backend eager  # seconds a mutation; native and cuda compile
     python tests/package/mutation.py --only eps slope # by name, of those that --list shows
 
 Works in a temporary copy of the repository. The native extension is compiled there with less
@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 from extension_copy import ROOT, Extension, copy_repository
 
-_run = partial(subprocess.run, capture_output=True, text=True)
+fork = multiprocessing.get_context("fork")
 TIME_LIMIT = 600  # seconds, for one run of the tests; a mutated loop may not end
 USED = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "baseline")
 
@@ -123,27 +123,27 @@ parts of the score | total[1] += part.sums[1] | total[1] = part.sums[1]
 csrc/cpu/losses/binary_cross_entropy.cpp: binary_cross_entropy
 label | call.label = label; | call.label = label > 0.5;
 factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<double>(n)
-csrc/cuda/batch_norm_act/finish.cuh: cuda
+csrc/cuda/batch_norm_act/finish.cuh: cuda_kernels
 eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
 splits order | *call.num_batches_tracked + split + 1 | *call.num_batches_tracked + 1
 mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
 rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
-csrc/cuda/batch_norm_act/partial_sums.cuh: cuda
+csrc/cuda/batch_norm_act/partial_sums.cuh: cuda_kernels
 merge of chunks | sums[1] += n * distance * distance; | sums[1] += 0;
 last block | atomicInc(ticket, wraps_at) == wraps_at | atomicInc(ticket, wraps_at) == 0
 ticket after a kernel | atomicInc(ticket, wraps_at) | atomicInc(ticket, 2 * wraps_at)
 last group | at.chunks - first < at.group_chunks ? at.chunks - first : at.group_chunks | at.group_chunks
-csrc/cuda/batch_norm_act/two_pass.cuh: cuda
+csrc/cuda/batch_norm_act/two_pass.cuh: cuda_kernels
 sums moved to the reference | distance * (2 * sums[v][0] + n * distance) | distance * (n * distance)
-csrc/cuda/batch_norm_act/single_pass.cuh: cuda
+csrc/cuda/batch_norm_act/single_pass.cuh: cuda_kernels
 merge of a cluster | mine[1] + n_r * distance * distance | mine[1]
 slice of a cluster | item * part.step + part.thread; | item * part.step;
-csrc/cuda/batch_norm_act/loops.cuh: cuda
+csrc/cuda/batch_norm_act/loops.cuh: cuda_kernels
 missing tail of sums | if (first + j * step < part.end) U::add | if (first + j * step + 1 < part.end) U::add
-csrc/cuda/block_sum.cuh: cuda
+csrc/cuda/block_sum.cuh: cuda_kernels
 last warp | warp < warps; ++warp | warp < warps - 1; ++warp
-csrc/cuda/losses/kernels.cu: cuda
+csrc/cuda/losses/kernels.cu: cuda_kernels
 missing tail | group.n - i < V ? static_cast<int>(group.n - i) | group.n - i < V ? 0
 factor 1/n | sums[2 * g] / call.groups[g].divisor | sums[2 * g] / call.groups[0].divisor
 csrc/cpu/losses/gan_loss.cpp: gan_loss
@@ -197,6 +197,111 @@ ganfast/ops/triton_math.py: binary_cross_entropy gan_loss
 coefficient of exp | 0.1666657703 | 0.1666
 log of a subnormal | -23.0 | -22.0
 rounding in log(1 - x) | return log_of(u) + tl.where( | return log_of(u) + 0 * tl.where(
+ganfast/ops/losses/bce.py: binary_cross_entropy
+gradient of the target | if ctx.needs_input_grad[1]: | if False:
+label in backward | ctx.label, ctx.mode = label, mode | ctx.label, ctx.mode = 0.5, mode
+ganfast/ops/losses/gan.py: gan_loss
+gradient that is not needed | dreal if need_real else None, dfake if need_fake else None | dreal, dfake
+scores without gradient | ctx.mark_non_differentiable(real_score, fake_score) | pass
+loss without gradient | if dloss is None: | if False:
+ganfast/functional/losses.py: balancing binary_cross_entropy_nn gan_loss_nn
+mean over scales | (torch.stack(each).mean(0) for each | (torch.stack(each).sum(0) for each
+generator's kind | op_kind: str = getattr(GAN_LOSSES[kind], network) | op_kind: str = GAN_LOSSES[kind].discriminator
+labels without a meaning | if real_label != 1.0 or fake_label != 0.0: | if False:
+label beyond 1 | if not 0.0 <= label <= 1.0: | if not 0.0 <= label:
+float32 under autocast | x = x.float() | pass
+dtype of the target | return y if dtype is None else y.to(dtype) | return y
+gradient of a weight | if weight.requires_grad and torch.is_grad_enabled(): | if False:
+ganfast/nn/losses.py: balancing
+first average | share = (self.decay - 1) / torch.expm1(updates * math.log(self.decay)) | share = 1 - self.decay
+averages in evaluation | if self.training:\n                self.updates | if True:\n                self.updates
+ganfast/fusion/modules.py: fusion fusion_reasons torch_tools
+slope | vars(norm).update(pair.config._asdict()) | vars(norm).update(pair.config._replace(negative_slope=0.01)._asdict())
+settings of before | vars(module).update(origin.settings) | pass
+activation of a lost layer | if norm in undone or is_lost(placeholder): | if norm in undone:
+mode of the activation | placeholder.activation.train(placeholder.training) | pass
+half a pair | _check_whole(fused, placeholders)\n    for | for
+slots that are taken | taken = {place for pair in pairs for place in pair.places} | taken = set()
+chunks of the fused layer | vars(module).setdefault("splits", 1) | vars(module).setdefault("splits", 2)
+ganfast/fusion/pairs.py: fusion fusion_reasons
+forward hook | if norm._forward_hooks: | if False:
+backward hook | if norm._backward_hooks or norm._backward_pre_hooks: | if norm._backward_pre_hooks:
+backward pre-hook | if norm._backward_hooks or norm._backward_pre_hooks: | if norm._backward_hooks:
+hook in front of the activation | if order == "act_norm" and norm._forward_pre_hooks: | if False:
+activation in place | if activation.inplace and not fresh: | if False:
+dropout between | (type(module) in _DROPOUTS and module.p == 0) | (type(module) in _DROPOUTS)
+layer in two places | if len(places) != 1: | if not places:
+order | return first, "act_norm" | return first, "norm_act"
+activation of another layer | and first not in taken: | and True:
+Sequential with another order | and cls.__iter__ is nn.Sequential.__iter__ | and True
+ganfast/fusion/example.py: example
+several readers | outputs.pop(id(args[0]), (None, None)) | outputs.get(id(args[0]), (None, None))
+pairs that change a result | if self._is_unchanged([*kept, pair], expected): | if True:
+evaluation | for training in (True, False): | for training in (True,):
+buffers of before | buffer.copy_(before) | pass
+random numbers | torch.random.fork_rng(devices): | torch.random.fork_rng(devices, enabled=False):
+modes of before | module.training = mode | pass
+ganfast/fusion/graph.py: compiler::test_pairs compiler::test_losses compiler::test_in_a_transform_nothing_is_fused compiler::test_the_sigmoid_of_integers_stays
+several readers | if len(norm.users) > 1 and not _is_in_place(reader): | if False:
+first reader | reader = min(norm.users) | reader = max(norm.users)
+active dropout | (given["p"] == 0 or given["training"] is False) | True
+recording of gradients | if _changes_mode(norm, reader): | if False:
+logits that are written to | return [] if tensors & seen else chain | return chain
+slope | act._replace(negative_slope=float(slope)) | act
+dtype of the sigmoid | or _dtype(sigmoid) != _dtype(logits): | or False:
+inside torch.func | nested = any( | nested = False and any(
+ganfast/fusion/placeholder.py: torch_tools
+lost layer | if is_lost(self): | if False:
+wrapped layer | return norm not in children and not any( | return norm not in children or not any(
+another layer of its class | module is norm for child | type(module) is type(norm) for child
+search while compiled | is_lost._dynamo_marked_constant = True | is_lost._dynamo_marked_constant = False
+torch.fx | return fx_leaf(self, input) | return input
+copies | self._fused = (activation, norm, parent) | self.norm_of_pair, self._fused = norm, (activation, norm, parent)
+ganfast/training/step.py: step step_options
+penalty of R1 | loss = loss + self.r1 / 2 * r1_penalty | loss = loss + self.r1 * r1_penalty
+penalty of R1 in two passes | penalty = self.r1 / 2 * r1_penalty | penalty = self.r1 * r1_penalty
+accumulation | loss if self.accumulate == 1 else loss / self.accumulate | loss
+clipping | if self.clip_norm is not None: | if False:
+clipping of scaled gradients | self.scaler.unscale_(optimizer) | pass
+update of the average | self.average.update(self.generator) | pass
+updates of the discriminator | for index, part in enumerate(batch.split(self.n_critic)): | for index, part in enumerate([batch] * self.n_critic):
+scale between updates | if index:\n                self.scaler.update() | if False:\n                self.scaler.update()
+generated images without gradient | self._judge(part, fake.detach()) | self._judge(part, fake)
+term of the generator | loss = loss + self.generator_term(fake, part.real) | pass
+labels of a penalty | lambda images: self.discriminator(images, *batch.condition) | lambda images: self.discriminator(images)
+ganfast/training/ema.py: step
+decay at the start | (1 + self._updates) / (10 + self._updates) | (1 + self._updates) / (1 + self._updates)
+weight of the average | (1 - keep).float() | keep.float()
+integer buffers | old.copy_(new) | pass
+running statistics | [*self.generator.parameters(), *self.generator.buffers()] | [*self.generator.parameters()] + [b.clone() for b in self.generator.buffers()]
+ganfast/training/penalties.py: step
+norm of one | (norms - 1).square() | norms.square()
+gradient of R1 | .square().sum(1).mean() | .square().mean()
+ganfast/training/pairing.py: step
+scores of two passes | return all(map(torch.allclose, found, expected)) | return True
+chunks after a pass | layer.splits //= batches | pass
+ganfast/training/checkpoints.py: checkpoints
+checksum | if _digest(structure, tensors) != metadata.get("sha256"): | if False:
+checksum of the weights | digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data) | pass
+checksum of the state | digest = hashlib.sha256(structure.encode()) | digest = hashlib.sha256()
+memory of a state | return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor) | return tensor
+newest first | reverse=True, | reverse=False,
+later checkpoints | if _step(p) <= step][keep:] | ][keep:]
+tuples | "tuple" if isinstance(value, tuple) else "list" | "list"
+ganfast/training/output.py: checkpoints
+bytes on disk | os.fsync(file.fileno()) | pass
+ganfast/training/trainer.py: training
+state of Adam | restore_adam(self.optimizer_d, state["optimizer_d"]) | pass
+random numbers of a resumed run | torch.set_rng_state(state["rng"]) | pass
+order of a resumed run | self.batches.load_state_dict(state["batches"], | (lambda *_, **__: None)(state["batches"],
+longer run | if state["step"] > self.options.steps: | if False:
+ganfast/training/batches.py: data
+images of another order | if saved != value and not (allow_other_data and name != "batch_size"): | if False:
+position | self._position = max(0, min(position, self.batches_per_epoch)) | self._position = 0
+images left out of an epoch | self.batches_per_epoch = len(data) // batch_size | self.batches_per_epoch = -(-len(data) // batch_size)
+ganfast/training/data.py: data
+fingerprint of the bytes | digest.update(part.contiguous().numpy().data) | pass
+fingerprint of the shape | hashlib.sha256(str(list(self.images.shape)).encode()) | hashlib.sha256()
 """  # noqa: E501
 
 
@@ -204,29 +309,46 @@ class Mutation(NamedTuple):
     """One change of one file."""
 
     file: str
-    ops: str
+    tests: str
     backend: str
     name: str
     old: str
     new: str
 
 
+def _backend(file: str) -> str:
+    """Return what a file belongs to: a backend's kernels, or the Python that all of them share."""
+    if file.startswith("csrc/"):
+        return "cuda" if file.startswith("csrc/cuda/") else "native"
+    if "triton" in file:
+        return "triton"
+    parts = ("activations.py", "ops/", "functional/")
+    return "eager" if file.startswith(tuple(f"ganfast/{part}" for part in parts)) else "python"
+
+
 def mutations() -> list[Mutation]:
     """Read the table and hold it to the files."""
-    found, file, ops = [], "", ""
+    found, file, tests = [], "", ""
     for line in TABLE.strip().splitlines():
         if " | " not in line:
-            file, ops = line.split(": ")
+            file, tests = line.split(": ")
             continue
-        backend = "cuda" if ops == "cuda" else "native" if file.startswith("csrc/") else "eager"
-        backend = "triton" if "triton" in file else backend
-        m = Mutation(file, ops, backend, *line.replace("\\n", "\n").split(" | "))
+        m = Mutation(file, tests, _backend(file), *line.replace("\\n", "\n").split(" | "))
         count = (ROOT / file).read_text().count(m.old)
         if count != 1:
             sys.exit(f"{file}: {m.name}: the old text occurs {count} times, not once: {m.old}")
         found.append(m)
     return found
 
+
+SELECTED = {
+    "eager": ("-m", "", "-k", "not native"),
+    "native": ("-m", "", "-k", "not eager"),
+    "triton": ("-m", "", "-k", "triton"),
+    "cuda": ("-m", "", "-k", "test_every_form and forwards"),  # builds the emulated kernels itself
+    "python": (),
+}
+"""Which of the tests run, by backend."""
 
 NOT_CALLED = """#include <cstdlib>
 #include "cpu/instruction_set.h"
@@ -260,32 +382,45 @@ def _halve(file: Path) -> None:
     file.unlink()
 
 
-def red_test(copy: Path, backend: str, ops: str) -> str:
-    """Run the tests of some ops until one fails; return what caught the mutation, or ""."""
-    chosen = {"eager": "not native", "native": "not eager", "triton": "triton"}
-    command = [sys.executable, "-m", "pytest", "-m", "", "-x", "-q", "--tb=no"]
-    if backend == "cuda":  # these tests build the emulated kernels themselves
-        command += ["-k", "test_every_form and forwards", "tests/emulator/test_cuda_kernels.py"]
-    else:
-        files = [str(*copy.glob(f"tests/*/test_{op}.py")) for op in ops.split()]
-        command += ["-k", chosen[backend], *files]
-    environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment |= {"GANFAST_NATIVE": str(int(backend == "native")), "GANFAST_REQUIRE": backend}
-    environment |= {
+def red_test(copy: Path, backend: str, tests: list[str]) -> str:
+    """Run tests until one fails; return what caught the mutation, or ""."""
+    changed = {
+        "PYTHONPATH": str(copy),
+        "GANFAST_NATIVE": str(int(backend == "native")),
+        "GANFAST_REQUIRE": backend,
         "GANFAST_CPU_CAPABILITY": USED,
         "TRITON_INTERPRET": str(int(backend == "triton")),
     }
-    try:
-        result = _run(command, cwd=copy, env=environment, timeout=TIME_LIMIT)
-    except subprocess.TimeoutExpired:
+    output = copy / "output.txt"
+    # A fork has imported torch, which takes as long as most of the tests.
+    process = fork.Process(target=_run_tests, args=(copy, changed, tests, output))
+    process.start()
+    process.join(TIME_LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         return "the time limit"
-    if failed := re.search(r"^FAILED (\S+?::\w+)", result.stdout, re.MULTILINE):
+    if failed := re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output.read_text(), re.MULTILINE):
         return failed[1]
-    if result.returncode < 0:
-        return f"a crash of the tests, signal {-result.returncode}"
-    if result.returncode:
-        sys.exit(f"the tests did not run:\n{result.stdout}{result.stderr}")
+    if process.exitcode < 0:
+        return f"a crash of the tests, signal {-process.exitcode}"
+    if process.exitcode:
+        sys.exit(f"the tests did not run:\n{output.read_text()}")
     return ""
+
+
+def _run_tests(copy: Path, changed: dict[str, str], tests: list[str], output: Path) -> None:
+    """Run tests of the copy, in a process of their own."""
+    with output.open("w") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ.update(changed)
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    sys.dont_write_bytecode = True
+    code = pytest.main(["-x", "-q", "--tb=no", *tests])
+    sys.stdout.flush()
+    os._exit(int(code))
 
 
 def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
@@ -295,21 +430,34 @@ def run(chosen: list[Mutation], copy: Path) -> list[Mutation]:
     if any(m.backend == "native" for m in chosen):
         print("compiling the extension", flush=True)
         extension = compile_extension(copy)
-    for backend, ops in sorted({(m.backend, m.ops) for m in chosen}):
-        if red := red_test(copy, backend, ops):
-            sys.exit(f"{backend}: {red} fails without any mutation")
+    caught_by: dict[str, set[str]] = {}  # tests, by backend
     for m in chosen:
+        start = time.monotonic()
         file = copy / m.file
         text = file.read_text()
         file.write_text(text.replace(m.old, m.new))
         if extension is not None and m.backend == "native":
             extension.link(file)
-        red = red_test(copy, m.backend, m.ops)
+        red = red_test(copy, m.backend, [*_paths(copy, m.tests), *SELECTED[m.backend]])
         file.write_text(text)
+        if "::" in red:
+            caught_by.setdefault(m.backend, set()).add(red)
         survivors += [] if red else [m]
         verdict = f"caught by {red}" if red else "SURVIVED"
-        print(f"{m.name:34}  {m.backend:6}  {m.file:41}  {verdict}", flush=True)
+        elapsed = f"{time.monotonic() - start:4.0f} s"
+        print(f"{m.name:34}  {m.backend:6}  {m.file:41}  {elapsed}  {verdict}", flush=True)
+    if extension is not None:
+        extension.link()
+    for backend, tests in caught_by.items():
+        if red := red_test(copy, backend, ["-m", "", *sorted(tests)]):
+            sys.exit(f"{backend}: {red} fails without any mutation")
     return survivors
+
+
+def _paths(copy: Path, tests: str) -> list[str]:
+    """Return the paths of test files given by name, or of single tests: "nn" or "nn::test_x"."""
+    names = (each.partition("::") for each in tests.split())
+    return [f"{next(copy.glob(f'tests/*/test_{name}.py'))}{sep}{test}" for name, sep, test in names]
 
 
 def main() -> int:
@@ -318,9 +466,7 @@ def main() -> int:
     names = {m.name for m in table}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="see --list")
-    parser.add_argument(
-        "--backend", choices=["eager", "native", "cuda", "triton"], help="default: all"
-    )
+    parser.add_argument("--backend", choices=list(SELECTED), help="default: all")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     args = parser.parse_args()
     chosen = [m for m in table if m.backend in (args.backend or m.backend)]

@@ -282,6 +282,16 @@ def test_state_of_other_data_is_refused() -> None:
         Batches(numbered(11), 5).load_state_dict(state)
 
 
+def test_images_of_other_bytes_or_shape_are_refused() -> None:
+    images = torch.arange(24, dtype=torch.uint8).reshape(4, 1, 2, 3)
+    state = Batches(ImageData("saved", images), 4).state_dict()
+    changed = images.clone()
+    changed[-1, ..., -1] += 1
+    for other in (changed, images.reshape(4, 1, 3, 2)):
+        with pytest.raises(DataError, match="fingerprint"):
+            Batches(ImageData("other", other), 4).load_state_dict(state)
+
+
 @pytest.mark.parametrize(("size", "message"), [(0, "positive"), (12, "numbered, which has 11")])
 def test_bad_batch_sizes(size: int, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -201,8 +201,9 @@ def test_sigterm_saves_and_the_run_can_go_on(data: list[str], tmp_path: Path) ->
         _, error = finish(process, 1)
     state = load_newest(out)[1]
     assert own_lines(error) == [
+        "ganfast: finishing the step, writing a checkpoint; press again to end at once",
         f"ganfast: interrupted; saved a checkpoint at step {state['step']} in {out}; "
-        "continue with --resume"
+        "continue with --resume",
     ]
     assert "[rank" not in error
     further = state["step"] + 2

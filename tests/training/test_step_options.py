@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor | list[Tensor]:
         h = self.norm(self.conv(x))
         if labels is not None:
-            h = h + self.embedding(labels)[:, :, None, None]
+            h = h * self.embedding(labels)[:, :, None, None]
         maps = [self.score(F.avg_pool2d(h, 2**scale)) for scale in range(self.scales)]
         return maps if self.scales > 1 else maps[0].mean((1, 2, 3))
 
@@ -259,6 +259,21 @@ def test_half_precision_scales_several_updates():
         result = step(torch.rand(8, 1, SIZE, SIZE))
     assert all(torch.isfinite(value) for value in result)
     assert optimizers[1].state[networks[1].score.bias]["step"] == 6
+
+
+def test_scaled_gradients_are_clipped_by_their_own_norm():
+    torch.manual_seed(0)
+    networks = [Generator(), Discriminator()]
+    optimizers = [torch.optim.SGD(n.parameters(), 1.0) for n in networks]
+    step = GANStep(
+        *networks, *optimizers, GANLoss(), (LATENT,), precision="fp16", clip_norm=0.01,
+        channels_last=False,
+    )  # fmt: skip
+    before = [parameter.detach().clone() for parameter in networks[1].parameters()]
+    step(torch.rand(8, 1, SIZE, SIZE))
+    changes = torch._foreach_sub(list(networks[1].parameters()), before)
+    norm = torch.stack(torch._foreach_norm(changes)).norm().item()
+    assert norm == pytest.approx(0.01, rel=1e-3)
 
 
 def test_accumulation_keeps_one_part_in_memory():

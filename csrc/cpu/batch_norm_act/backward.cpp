@@ -10,16 +10,6 @@
 namespace ganfast {
 namespace {
 
-// The statistics that a forward op saved for x, in one piece.
-Tensor checked_stats(const Tensor& stats, const Tensor& x, const OptionalTensor& weight,
-                     std::string_view order) {
-  check_input(x, 1, order);
-  check_stats(stats, x);
-  check_input(x, stats.size(0), order);
-  check_vector("weight", weight, x);
-  return stats.contiguous();
-}
-
 // The vectors that every backward kernel begins with.
 Call backward_call(const Tiling& tiling, const Tensor& stats, int64_t split) {
   Call c = tiling.call();

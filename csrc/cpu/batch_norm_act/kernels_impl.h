@@ -129,14 +129,11 @@ template <typename S>
 GANFAST_INLINE void write_stats(const Channels& k, int64_t c, double mean, double rstd,
                                 double weight, double bias) {
   S* stats = static_cast<S*>(k.stats) + c;
-  const double scale = weight * rstd;
-  const S rounded = static_cast<S>(mean);
-  // What rounding the mean leaves over; nothing where the mean is not finite.
-  const double rest = mean - mean == 0 ? mean - rounded : 0;
-  stats[0] = rounded;
-  stats[k.channels] = static_cast<S>(rstd);
-  stats[2 * k.channels] = static_cast<S>(scale);
-  stats[3 * k.channels] = static_cast<S>(bias - rest * scale);
+  const ChannelStats<S> of_channel = channel_stats<S>(mean, rstd, weight, bias);
+  stats[0] = of_channel.mean;
+  stats[k.channels] = of_channel.rstd;
+  stats[2 * k.channels] = of_channel.scale;
+  stats[3 * k.channels] = of_channel.shift;
 }
 
 template <typename S>

@@ -149,17 +149,24 @@ struct Traversal {
   static void reduce_images(const Call& call, const Range& range) {
     const int64_t C = call.channels, P = call.positions;
     const int64_t piece = P < run_vectors * L ? P : run_vectors * L;
-    const int64_t images_per_run = run_vectors / ((piece + L - 1) / L);
+    // By `together` images to a lane; see visit_planes.
+    const int64_t whole = piece / L, rest = piece % L != 0;
+    const int64_t additions = whole < together
+                                  ? whole + together * rest
+                                  : together * (whole / together + whole % together + rest);
+    // Rounding errors average out over the lanes: fewer additions where few lanes are filled.
+    const int64_t run = piece < L / 4 ? run_length / 4 : piece < L ? run_length / 2 : run_length;
+    const int64_t images_per_run = additions < together * run ? together * run / additions : 1;
     DoubleSum totals[max_channel_block][Op::results];
     for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {
       for (DoubleSum& total : totals[c - range.channel_begin]) total = DoubleSum{};
     }
-    Range run = range;
+    Range images = range;
     for (int64_t n = range.outer_begin; n < range.outer_end; n += images_per_run) {
-      run.outer_begin = n;
-      run.outer_end = smaller(n + images_per_run, range.outer_end);
+      images.outer_begin = n;
+      images.outer_end = smaller(n + images_per_run, range.outer_end);
       for (int64_t p = 0; p < P; p += piece) {
-        reduce_run(call, run, p, smaller(piece, P - p), totals);
+        reduce_run(call, images, p, smaller(piece, P - p), totals);
       }
     }
     for (int64_t c = range.channel_begin; c < range.channel_end; ++c) {

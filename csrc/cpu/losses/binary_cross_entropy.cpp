@@ -15,12 +15,10 @@ struct CrossEntropy {
                const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any,
                bool from_logits)
       : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
-    TORCH_CHECK(!has(target_any) || target_any->scalar_type() == x.scalar_type(),
-                "expected a target of dtype ", toString(x.scalar_type()),
-                ", as the input has, found ", toString(target_any->scalar_type()));
-    target = like_x("target", target_any, x.scalar_type());
-    weight = like_x("weight", weight_any, arithmetic_type(x));
-    pos_weight = like_x("pos_weight", pos_weight_any, arithmetic_type(x));
+    check_target(target_any, x);
+    target = checked_like_x("target", target_any, x, x.scalar_type(), format);
+    weight = checked_like_x("weight", weight_any, x, arithmetic_type(x), format);
+    pos_weight = checked_like_x("pos_weight", pos_weight_any, x, arithmetic_type(x), format);
     const bool plain = !target.defined() && !weight.defined() && !pos_weight.defined();
     kernels =
         &select_kernels<LossSelection>({element_type("binary_cross_entropy", x),
@@ -36,13 +34,6 @@ struct CrossEntropy {
   Tensor x, target, weight, pos_weight;
   LossCall call{};
   const LossKernels* kernels;
-
- private:
-  Tensor like_x(const char* name, const OptionalTensor& t, at::ScalarType type) const {
-    if (!has(t)) return Tensor();
-    check_like_x(name, *t, x);
-    return (t->scalar_type() == type ? *t : t->to(type)).contiguous(format);
-  }
 };
 
 Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
@@ -68,19 +59,14 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
 Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target, double label,
                 const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                 std::string_view reduction) {
-  check_reduction(reduction);
-  if (reduction == "none") {
-    check_like_x("dy", dy, x);
-  } else {
-    check_scalar("dy", dy, x);
-  }
+  check_reduced_gradient(dy, x, reduction);
   CrossEntropy o(x, target, label, weight, pos_weight, from_logits);
   const int64_t n = o.x.numel();
   Tensor dx = output_like(o.x);
   o.call.out = mutable_data(dx);
   Tensor dy_like_x;
   if (reduction == "none") {
-    dy_like_x = dy.to(x.scalar_type()).contiguous(o.format);
+    dy_like_x = laid_out_like(x, dy, o.format);
     o.call.dy = data(dy_like_x);
   } else {
     o.call.factor = value_of(dy) / (reduction == "mean" ? static_cast<double>(n) : 1.0);

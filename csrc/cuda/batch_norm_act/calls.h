@@ -37,10 +37,11 @@ struct Workspace {
       tickets;  // all 0 before the launch and after it: (C blocks), then (splits, groups, ...)
 };
 
-// relu or leaky_relu, which with slope 1 is none, and where it stands.
+// The activation of a call, and where it stands. None is leaky_relu of slope 1, to compile fewer
+// kernels.
 struct GivenActivation {
   double slope;
-  bool relu;
+  Activation activation;
   bool act_norm;  // in front of the normalisation
 };
 

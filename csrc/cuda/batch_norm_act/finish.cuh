@@ -2,14 +2,13 @@
 // the maps, statistics and gradients of parameters. Names: ganfast/ops/batch_norm_act/__init__.py.
 #pragma once
 
+#include "common/channel_math.h"
 #include "cuda/batch_norm_act/calls.h"
 
 namespace ganfast {
 
-enum Row : int { row_mean, row_rstd, row_scale, row_shift };
-
 template <typename T, typename Call>
-__device__ __forceinline__ Scalar<T>* stats_row(const Call& call, int split, Row row) {
+__device__ __forceinline__ Scalar<T>* stats_row(const Call& call, int split, StatsRow row) {
   auto* stats = static_cast<Scalar<T>*>(const_cast<void*>(call.stats));
   return stats + (int64_t{split} * 4 + row) * call.at.channels;
 }
@@ -38,20 +37,16 @@ __device__ __forceinline__ void forward_factors(const ForwardCall& call, int spl
                                                 double mean, double var, bool write,
                                                 Scalar<T>* factors) {
   using S = Scalar<T>;
-  const S rstd = S{1} / square_root(static_cast<S>(var + call.eps));
-  const S scale = call.weight.get<T>(c, S{1}) * rstd;
-  const S rounded = static_cast<S>(mean);
-  // What rounding the mean leaves over; nothing if the mean is not finite.
-  const double rest = mean - mean == 0 ? mean - static_cast<double>(rounded) : 0;
-  const S shift = static_cast<S>(call.bias.get<T>(c, S{0}) - rest * static_cast<double>(scale));
-  factors[0] = rounded;
-  factors[1] = scale;
-  factors[2] = shift;
+  const auto of_channel = channel_stats<S>(mean, 1 / sqrt(var + call.eps),
+                                           call.weight.get<T>(c, S{1}), call.bias.get<T>(c, S{0}));
+  factors[0] = of_channel.mean;
+  factors[1] = of_channel.scale;
+  factors[2] = of_channel.shift;
   if (!write) return;
-  stats_row<T>(call, split, row_mean)[c] = rounded;
-  stats_row<T>(call, split, row_rstd)[c] = rstd;
-  stats_row<T>(call, split, row_scale)[c] = scale;
-  stats_row<T>(call, split, row_shift)[c] = shift;
+  stats_row<T>(call, split, row_mean)[c] = of_channel.mean;
+  stats_row<T>(call, split, row_rstd)[c] = of_channel.rstd;
+  stats_row<T>(call, split, row_scale)[c] = of_channel.scale;
+  stats_row<T>(call, split, row_shift)[c] = of_channel.shift;
 }
 
 // Moves the running statistics towards one split's; called split after split, stored in between, so
@@ -75,44 +70,35 @@ __device__ __forceinline__ void update_running(const ForwardCall& call, int spli
 
 // Two factors, from the sums of g and g d: of d, and an offset.
 template <typename T>
-__device__ __forceinline__ void backward_factors(const BackwardCall& call, int split, int64_t c,
-                                                 const double* sums, Scalar<T>* factors) {
-  const double r = stats_row<T>(call, split, row_rstd)[c];
-  const double factor = -stats_row<T>(call, split, row_scale)[c] * call.at.inverse_values;
-  factors[0] = static_cast<Scalar<T>>(factor * r * r * sums[1]);
-  factors[1] = static_cast<Scalar<T>>(factor * sums[0]);
+__device__ __forceinline__ void finish_backward(const BackwardCall& call, int split, int64_t c,
+                                                const double* sums, Scalar<T>* factors) {
+  const BackwardFactors f =
+      backward_factors(sums[0], sums[1], stats_row<T>(call, split, row_rstd)[c],
+                       stats_row<T>(call, split, row_scale)[c], call.at.inverse_values);
+  factors[0] = static_cast<Scalar<T>>(f.of_d);
+  factors[1] = static_cast<Scalar<T>>(f.offset);
 }
 
 // Five factors, from the sums of v, g, v d, g d and v g; returns what the split adds to d_weight.
-// The derivation is beside the eager kernel.
 template <typename T>
-__device__ __forceinline__ double double_backward_factors(const DoubleBackwardCall& call, int split,
-                                                          int64_t c, const double* sums,
-                                                          Scalar<T>* factors) {
+__device__ __forceinline__ double finish_double_backward(const DoubleBackwardCall& call, int split,
+                                                         int64_t c, const double* sums,
+                                                         Scalar<T>* factors) {
   using S = Scalar<T>;
-  const double r = stats_row<T>(call, split, row_rstd)[c];
+  const double rstd = stats_row<T>(call, split, row_rstd)[c];
   const double scale = stats_row<T>(call, split, row_scale)[c];
   const double p = call.ddweight.get<T>(c, S{0}), q = call.ddbias.get<T>(c, S{0});
-  if (!call.training) {  // the statistics are constants: their terms vanish
-    factors[0] = static_cast<S>(r * p);
-    factors[1] = static_cast<S>(q);
-    factors[2] = factors[3] = factors[4] = 0;
-    return r * sums[4];
-  }
-  const double per_value = call.at.inverse_values;
-  const double mean_v = sums[0] * per_value, mean_g = sums[1] * per_value;
-  const double mean_vh = r * sums[2] * per_value, mean_gh = r * sums[3] * per_value;
-  const double s = sums[4] - call.at.values * (mean_v * mean_g + mean_vh * mean_gh);
-  // e = g * of_g - v * of_v
-  const double of_g = p - scale * mean_vh, of_v = scale * mean_gh;
-  const double mean_e = mean_g * of_g - mean_v * of_v;
-  const double mean_eh = mean_gh * of_g - mean_vh * of_v;
-  factors[0] = static_cast<S>(r * of_g);
-  factors[1] = static_cast<S>(q - scale * mean_v);
-  factors[2] = static_cast<S>(-r * of_v);
-  factors[3] = static_cast<S>(-r * r * (mean_eh + scale * s * per_value));
-  factors[4] = static_cast<S>(-r * mean_e);
-  return r * s;
+  const DoubleBackwardSums of{sums[0], sums[1], sums[2], sums[3], sums[4]};
+  const DoubleBackwardFactors f =
+      call.training
+          ? double_backward_factors(of, rstd, scale, p, q, call.at.values, call.at.inverse_values)
+          : double_backward_factors_eval(of, rstd, p, q);
+  factors[0] = static_cast<S>(f.mixed);
+  factors[1] = static_cast<S>(f.g_offset);
+  factors[2] = static_cast<S>(f.of_v);
+  factors[3] = static_cast<S>(f.of_d);
+  factors[4] = static_cast<S>(f.u_offset);
+  return f.d_weight;
 }
 
 }  // namespace ganfast

@@ -32,8 +32,10 @@ auto with_on_chip(const Recipe& recipe, const F& f) {
     return recipe.activation.act_norm ? with_items(a, std::true_type{})
                                       : with_items(a, std::false_type{});
   };
-  return recipe.activation.relu ? with_order(Constant<Activation::relu>{})
-                                : with_order(Constant<Activation::leaky_relu>{});
+  static_assert(activation_count == 3, "the kernels on chip need one of each activation but none");
+  return recipe.activation.activation == Activation::relu
+             ? with_order(Constant<Activation::relu>{})
+             : with_order(Constant<Activation::leaky_relu>{});
 }
 
 LaunchShape shape_of(const Recipe& recipe) { return {recipe.blocks, recipe.threads, 1, false}; }

@@ -14,17 +14,20 @@ namespace device {
 template <typename T>
 using Vec = Scalar<T>;  // one "vector" of pointwise.h is one value
 
-// An activation that a kernel is told, in place of pointwise.h's slope.
+// An activation that a kernel is told, in place of pointwise.h's slope. As two selections: a switch
+// over the rows of GANFAST_ACTIVATIONS costs a branch for each value.
 template <typename S>
 struct AnyActivation {
   S slope;
   bool relu;
 };
+static_assert(activation_count == 3,
+              "say here what the two selections of AnyActivation give for the new activation");
 
 using ganfast::activate;
 using ganfast::gate;
 
-// ../activation.h's relu and leaky_relu, bit for bit.
+// common/activation.h's relu and leaky_relu, bit for bit.
 template <Activation, typename S>
 __device__ __forceinline__ S activate(S z, AnyActivation<S> a) {
   const S below = a.relu ? S{0} : z * a.slope;
@@ -47,7 +50,7 @@ using AnyActivation = device::AnyActivation<Scalar<T>>;
 
 template <typename T>
 __device__ __forceinline__ AnyActivation<T> activation_of(const GivenActivation& given) {
-  return {static_cast<Scalar<T>>(given.slope), given.relu};
+  return {static_cast<Scalar<T>>(given.slope), given.activation == Activation::relu};
 }
 
 // The ops of a call's kernels.

@@ -14,24 +14,6 @@
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-bool has(const OptionalTensor& t) { return t && t->defined(); }
-
-void check_vector(const char* name, const OptionalTensor& vector, const Tensor& x) {
-  if (!has(vector)) return;
-  TORCH_CHECK(vector->numel() == x.size(1), name, " should contain ", x.size(1), " elements not ",
-              vector->numel());
-  TORCH_CHECK(vector->device() == x.device(), name, " must be on ", x.device(),
-              " as the input is, got ", vector->device());
-  const at::ScalarType wide = arithmetic_type(x);
-  TORCH_CHECK(vector->scalar_type() == wide || vector->scalar_type() == x.scalar_type(),
-              "mixed dtype: expected ", name, " to have scalar type ", toString(wide), " or ",
-              toString(x.scalar_type()), " for an input of ", toString(x.scalar_type()), ", got ",
-              toString(vector->scalar_type()));
-}
-
 // A C-sized vector as kernels take it; what has strides is copied, and where it was written to,
 // copied back.
 class Vector {
@@ -53,25 +35,15 @@ class Vector {
   Tensor original_, contiguous_;
 };
 
-// A gradient in x's dtype and memory format.
-Tensor laid_out_like(const Tensor& x, const Tensor& t, at::MemoryFormat format) {
-  return (t.scalar_type() == x.scalar_type() ? t : t.to(x.scalar_type())).contiguous(format);
-}
-
-GivenActivation given_activation(std::optional<std::string_view> name, double slope,
-                                 std::string_view order) {
-  if (!name) return {1.0, false, false};  // both orders are the same
-  const bool relu = *name == "relu";
-  TORCH_CHECK(relu || *name == "leaky_relu", "ganfast: the native kernels have no activation '",
-              *name, "'");
-  return {slope, relu, order == "act_norm"};
+GivenActivation given_activation(OptionalString name, double slope, std::string_view order) {
+  const Activation activation = parse_activation(name);
+  if (activation == Activation::none) return {1.0, Activation::leaky_relu, false};
+  return {slope, activation, order == "act_norm"};
 }
 
 // How a call on x is launched; its units and its form are chosen later.
-Plan plan_for(const Tensor& x, int64_t splits, std::optional<std::string_view> activation,
-              double slope, std::string_view order) {
-  TORCH_CHECK(splits >= 1 && x.size(0) % splits == 0, "splits must divide the batch of ", x.size(0),
-              ", got ", splits);
+Plan plan_for(const Tensor& x, int64_t splits, OptionalString activation, double slope,
+              std::string_view order) {
   const int64_t images = x.size(0) * x.size(1);
   const TensorShape shape{x.size(0), x.size(1), images == 0 ? 0 : x.numel() / images,
                           static_cast<int64_t>(x.element_size()),
@@ -80,8 +52,7 @@ Plan plan_for(const Tensor& x, int64_t splits, std::optional<std::string_view> a
 }
 
 // Statistics that kernels read in words of 16 bytes.
-Tensor aligned(const Tensor& stats) {
-  const Tensor t = stats.contiguous();
+Tensor aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0 ? t : t.clone();
 }
 
@@ -107,10 +78,10 @@ struct SharedMemory {
 // are kept.
 bool device_holds(const Recipe& recipe, const Tensor& x, bool backward) {
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, bool, bool, bool, int, unsigned, bool>, bool> known;
+  static std::map<std::tuple<int, int, Activation, bool, bool, int, unsigned, bool>, bool> known;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto [entry, is_new] = known.try_emplace(
-      {x.get_device(), static_cast<int>(x.scalar_type()), recipe.activation.relu,
+      {x.get_device(), static_cast<int>(x.scalar_type()), recipe.activation.activation,
        recipe.activation.act_norm, recipe.many_items, recipe.cluster, recipe.threads.x, backward});
   if (is_new) {
     entry->second = with_element("batch_norm_act", x, [&](auto* element) {
@@ -130,22 +101,15 @@ void choose_form(Plan& plan, const Tensor& x, bool on_chip_wanted, bool backward
   plan.choose_two_kernels();
 }
 
-std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weight,
-                                 const OptionalTensor& bias, const OptionalTensor& running_mean,
-                                 const OptionalTensor& running_var,
-                                 const OptionalTensor& num_batches_tracked,
-                                 std::optional<double> momentum, double eps,
-                                 std::optional<std::string_view> activation, double negative_slope,
-                                 std::string_view order, int64_t splits) {
+TwoTensors train(const Tensor& x_any, const OptionalTensor& weight, const OptionalTensor& bias,
+                 const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                 const OptionalTensor& num_batches_tracked, std::optional<double> momentum,
+                 double eps, OptionalString activation, double negative_slope,
+                 std::string_view order, int64_t splits) {
+  check_input(x_any, splits, order);
   check_vector("weight", weight, x_any);
   check_vector("bias", bias, x_any);
-  check_vector("running_mean", running_mean, x_any);
-  check_vector("running_var", running_var, x_any);
-  if (has(num_batches_tracked)) {
-    TORCH_CHECK(num_batches_tracked->device() == x_any.device(), "num_batches_tracked must be on ",
-                x_any.device(), " as the input is, got ", num_batches_tracked->device(),
-                "; move the module with .to()");
-  }
+  check_buffers(x_any, weight, bias, running_mean, running_var, num_batches_tracked, momentum);
   const Device device(x_any);
   Plan plan = plan_for(x_any, splits, activation, negative_slope, order);
   const at::MemoryFormat format = x_any.suggest_memory_format();
@@ -193,11 +157,10 @@ std::tuple<Tensor, Tensor> train(const Tensor& x_any, const OptionalTensor& weig
   return {y, stats};
 }
 
-std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& weight,
-                                    const OptionalTensor& bias, const Tensor& running_mean,
-                                    const Tensor& running_var, double eps,
-                                    std::optional<std::string_view> activation,
-                                    double negative_slope, std::string_view order) {
+TwoTensors evaluate(const Tensor& x_any, const OptionalTensor& weight, const OptionalTensor& bias,
+                    const Tensor& running_mean, const Tensor& running_var, double eps,
+                    OptionalString activation, double negative_slope, std::string_view order) {
+  check_input(x_any, 1, order);
   check_vector("weight", weight, x_any);
   check_vector("bias", bias, x_any);
   check_vector("running_mean", running_mean, x_any);
@@ -240,14 +203,13 @@ std::tuple<Tensor, Tensor> evaluate(const Tensor& x_any, const OptionalTensor& w
   return {y, stats};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& x_any,
-                                            const OptionalTensor& /*weight*/,
-                                            const Tensor& stats_any, double /*eps*/, bool training,
-                                            std::optional<std::string_view> activation,
-                                            double negative_slope, std::string_view order,
-                                            bool need_dx, bool need_affine) {
+ThreeTensors backward(const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& weight,
+                      const Tensor& stats_any, double /*eps*/, bool training,
+                      OptionalString activation, double negative_slope, std::string_view order,
+                      bool need_dx, bool need_affine) {
+  const Tensor stats = aligned(checked_stats(stats_any, x_any, weight, order));
+  check_like_x("dy", dy_any, x_any);
   const Device device(x_any);
-  const Tensor stats = aligned(stats_any);
   Plan plan = plan_for(x_any, stats.size(0), activation, negative_slope, order);
   const at::MemoryFormat format = x_any.suggest_memory_format();
   const Tensor x = x_any.contiguous(format);
@@ -284,13 +246,18 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& dy_any, const Tensor& 
   return {dx, dweight, dbias};
 }
 
-std::tuple<Tensor, Tensor, Tensor> double_backward(
-    const OptionalTensor& ddx_any, const OptionalTensor& ddweight, const OptionalTensor& ddbias,
-    const Tensor& dy_any, const Tensor& x_any, const OptionalTensor& /*weight*/,
-    const Tensor& stats_any, double /*eps*/, bool training,
-    std::optional<std::string_view> activation, double negative_slope, std::string_view order) {
+ThreeTensors double_backward(const OptionalTensor& ddx_any, const OptionalTensor& ddweight,
+                             const OptionalTensor& ddbias, const Tensor& dy_any,
+                             const Tensor& x_any, const OptionalTensor& weight,
+                             const Tensor& stats_any, double /*eps*/, bool training,
+                             OptionalString activation, double negative_slope,
+                             std::string_view order) {
+  const Tensor stats = aligned(checked_stats(stats_any, x_any, weight, order));
+  check_like_x("dy", dy_any, x_any);
+  if (has(ddx_any)) check_like_x("ddx", *ddx_any, x_any);
+  check_vector("ddweight", ddweight, x_any);
+  check_vector("ddbias", ddbias, x_any);
   const Device device(x_any);
-  const Tensor stats = aligned(stats_any);
   Plan plan = plan_for(x_any, stats.size(0), activation, negative_slope, order);
   const at::MemoryFormat format = x_any.suggest_memory_format();
   const Tensor x = x_any.contiguous(format);
@@ -332,10 +299,10 @@ std::tuple<Tensor, Tensor, Tensor> double_backward(
 }
 
 TORCH_LIBRARY_IMPL(ganfast, GANFAST_CUDA_KEY, m) {
-  m.impl("batch_norm_act_train", &train);
-  m.impl("batch_norm_act_eval", &evaluate);
-  m.impl("batch_norm_act_backward", &backward);
-  m.impl("batch_norm_act_double_backward", &double_backward);
+  implement<BatchNormActTrainKernel>(m, &train);
+  implement<BatchNormActEval>(m, &evaluate);
+  implement<BatchNormActBackward>(m, &backward);
+  implement<BatchNormActDoubleBackward>(m, &double_backward);
 }
 
 }  // namespace

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(most_on_chip_threads, on_chip_blocks(2 * ITEMS
     }
     if (thread == 0) {
       S factors[2];
-      backward_factors<T>(call, split, c, sums[0], factors);
+      finish_backward<T>(call, split, c, sums[0], factors);
       for (int i = 0; i < 2; ++i) storage.factors[i] = factors[i];
     }
   }

@@ -111,7 +111,7 @@ template <typename T, typename Call, bool ROWS, int V, int CHANNELS, int VECTORS
 __device__ __forceinline__ void read_stats(const Call& call, const Part<ROWS, V>& part,
                                            Scalar<T> (&k)[CHANNELS][VECTORS]) {
   if (!part.active) return;
-  const auto read = [&](int i, Row row) {
+  const auto read = [&](int i, StatsRow row) {
     load_channels(stats_row<T>(call, part.split, row) + part.channel, i, k);
   };
   read(0, row_mean);
@@ -180,7 +180,7 @@ struct BackwardFinish {
                                         const double (&sums)[2], S (&factors)[2]) {
     dweight += sums[1] * stats_row<T>(call, split, row_rstd)[c];
     dbias += sums[0];
-    backward_factors<T>(call, split, c, sums, factors);
+    finish_backward<T>(call, split, c, sums, factors);
   }
   __device__ __forceinline__ void channel(const BackwardCall& call, int64_t c) const {
     if (call.dweight == nullptr) return;
@@ -197,7 +197,7 @@ struct DoubleBackwardFinish {
 
   __device__ __forceinline__ void split(const DoubleBackwardCall& call, int split, int64_t c,
                                         const double (&sums)[5], S (&factors)[5]) {
-    d_weight += double_backward_factors<T>(call, split, c, sums, factors);
+    d_weight += finish_double_backward<T>(call, split, c, sums, factors);
   }
   __device__ __forceinline__ void channel(const DoubleBackwardCall& call, int64_t c) const {
     static_cast<S*>(call.d_weight)[c] = static_cast<S>(d_weight);

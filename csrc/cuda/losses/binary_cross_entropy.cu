@@ -9,19 +9,17 @@
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
 // The tensors of one call in one order of memory.
 struct Operands {
   Operands(const Tensor& x_any, const OptionalTensor& target_any, double label,
            const OptionalTensor& weight_any, const OptionalTensor& pos_weight_any, bool from_logits,
            std::string_view reduction)
       : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
+    check_target(target_any, x);
     call.kind = from_logits ? Loss::logits : Loss::probabilities;
-    target = like_x("target", target_any, x.scalar_type());
-    weight = like_x("weight", weight_any, arithmetic_type(x));
-    pos_weight = like_x("pos_weight", pos_weight_any, arithmetic_type(x));
+    target = checked_like_x("target", target_any, x, x.scalar_type(), format);
+    weight = checked_like_x("weight", weight_any, x, arithmetic_type(x), format);
+    pos_weight = checked_like_x("pos_weight", pos_weight_any, x, arithmetic_type(x), format);
     const double divisor = reduction == "mean" ? static_cast<double>(x.numel()) : 1.0;
     call.groups[0] = {x.const_data_ptr(), nullptr, x.numel(), label, divisor};
     call.group_count = 1;
@@ -33,22 +31,13 @@ struct Operands {
   at::MemoryFormat format;
   Tensor x, target, weight, pos_weight;
   ScoreCall call{};
-
- private:
-  Tensor like_x(const char* name, const OptionalTensor& t, at::ScalarType type) const {
-    if (!t || !t->defined()) return Tensor();
-    TORCH_CHECK(t->device() == x.device(), name, " must be on ", x.device(), " as x is, got ",
-                t->device());
-    TORCH_CHECK(t->sizes() == x.sizes(), name, " must have the shape of x, ", x.sizes(), ", got ",
-                t->sizes());
-    return (t->scalar_type() == type ? *t : t->to(type)).contiguous(format);
-  }
 };
 
 // Probabilities outside [0, 1] are not looked for: that would stop the device.
 Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
                const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                std::string_view reduction) {
+  check_reduction(reduction);
   const Device device(x);
   return with_element("binary_cross_entropy", x, [&](auto* element) {
     using K = ScoreKernels<std::remove_pointer_t<decltype(element)>>;
@@ -70,6 +59,7 @@ Tensor forward(const Tensor& x, const OptionalTensor& target, double label,
 Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target, double label,
                 const OptionalTensor& weight, const OptionalTensor& pos_weight, bool from_logits,
                 std::string_view reduction) {
+  check_reduced_gradient(dy, x, reduction);
   const Device device(x);
   return with_element("binary_cross_entropy", x, [&](auto* element) {
     using K = ScoreKernels<std::remove_pointer_t<decltype(element)>>;
@@ -78,7 +68,7 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
     o.call.groups[0].out = dx.mutable_data_ptr();
     Tensor incoming;
     if (reduction == "none") {
-      incoming = dy.to(x.scalar_type()).expand(x.sizes()).contiguous(o.format);
+      incoming = laid_out_like(x, dy, o.format);
       o.call.dy = incoming.const_data_ptr();
     } else {
       incoming = scalar_for_kernel(dy, x);
@@ -90,8 +80,8 @@ Tensor backward(const Tensor& dy, const Tensor& x, const OptionalTensor& target,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, GANFAST_CUDA_KEY, m) {
-  m.impl("binary_cross_entropy", &forward);
-  m.impl("binary_cross_entropy_backward", &backward);
+  implement<BinaryCrossEntropy>(m, &forward);
+  implement<BinaryCrossEntropyBackward>(m, &backward);
 }
 
 }  // namespace

@@ -10,18 +10,6 @@
 namespace ganfast {
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-Loss parse_kind(std::string_view kind) {
-  if (kind == "probabilities") return Loss::probabilities;
-  if (kind == "logits") return Loss::logits;
-  if (kind == "squared") return Loss::squared;
-  if (kind == "hinge") return Loss::hinge;
-  TORCH_CHECK(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
-  return Loss::linear;
-}
-
 Tensor contiguous(const Tensor& x) { return x.contiguous(x.suggest_memory_format()); }
 
 // `count` scores of one label: a tensor's from `begin` on.
@@ -37,16 +25,12 @@ void* part_of(const Tensor& dx, int64_t begin) {
          begin * static_cast<int64_t>(dx.element_size());
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const OptionalTensor& fake_any,
-                                           std::string_view kind, double real_label,
-                                           double fake_label, int64_t splits) {
+ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view kind,
+                     double real_label, double fake_label, int64_t splits) {
+  check_scores(real_any, fake_any, splits);
   const Device device(real_any);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
-  TORCH_CHECK(!fake.defined() ||
-                  (fake.scalar_type() == real.scalar_type() && fake.device() == real.device()),
-              "real and fake scores must agree in dtype and device, got ", real.scalar_type(),
-              " on ", real.device(), " and ", fake.scalar_type(), " on ", fake.device());
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const auto options = real.options().dtype(arithmetic_type(real)).memory_format({});
   const bool joint = splits == 2 || fake.defined();
   Tensor loss = empty_for_kernel({}, options), scores[2];
@@ -70,13 +54,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& real_any, const Optiona
   return {loss, scores[0], scores[1]};
 }
 
-std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
-                                    const OptionalTensor& fake_any, std::string_view kind,
-                                    double real_label, double fake_label, int64_t splits,
-                                    bool need_real, bool need_fake) {
+TwoTensors backward(const Tensor& dloss, const Tensor& real_any, const OptionalTensor& fake_any,
+                    std::string_view kind, double real_label, double fake_label, int64_t splits,
+                    bool need_real, bool need_fake) {
+  check_scores(real_any, fake_any, splits);
+  check_scalar("dloss", dloss, real_any);
   const Device device(real_any);
   const Tensor real = contiguous(real_any);
-  const Tensor fake = fake_any && fake_any->defined() ? contiguous(*fake_any) : Tensor();
+  const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
   const auto gradient_of = [&](const Tensor& x, bool needed) {
     return needed && x.defined() ? empty_for_kernel_like(x) : at::empty({0}, real.options());
   };
@@ -103,8 +88,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dloss, const Tensor& real_any,
 }
 
 TORCH_LIBRARY_IMPL(ganfast, GANFAST_CUDA_KEY, m) {
-  m.impl("gan_loss", &forward);
-  m.impl("gan_loss_backward", &backward);
+  implement<GanLoss>(m, &forward);
+  implement<GanLossBackward>(m, &backward);
 }
 
 }  // namespace

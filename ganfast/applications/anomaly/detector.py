@@ -182,7 +182,7 @@ def train_detector(
         DivergenceError: a weight is not finite after training.
         ValueError: images of a side that DCGAN cannot make.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.anomaly import DetectorOptions, train_detector
         >>> from ganfast.training import load_images
         >>> digits = load_images("digits", image_size=16)

@@ -144,7 +144,7 @@ class LocalDensity:
         A simplification of the local outlier factor, Breunig et al. 2000, section 4,
         https://doi.org/10.1145/335191.335388: mean distances instead of reachabilities.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.anomaly.scores import LocalDensity
         >>> known = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ganfast.applications.acgan import ACGANTraining
 from ganfast.applications.shifts import shifted
+from ganfast.applications.updates import descend
 from ganfast.models import ConditionalGAN, acgan
+from ganfast.nn import GANLoss
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_bytes, as_float
 from ganfast.training.ema import WeightAverage
@@ -44,6 +47,7 @@ def train_conditional(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    progress: Callable[[str, int], Iterable[int]] = lambda _, steps: range(steps),
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
@@ -58,6 +62,7 @@ def train_conditional(
         options: of the networks and the training.
         seed: of every random number.
         device: to train on.
+        progress: takes a title and a number of updates, and yields their numbers.
 
     Raises:
         DivergenceError: the last loss is not finite.
@@ -67,7 +72,7 @@ def train_conditional(
         Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585, with the losses above;
         Zhao et al. 2020, equations 4 and 5, https://arxiv.org/abs/2006.10738
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.augment import GeneratorOptions, train_conditional
         >>> images, labels = torch.zeros(4, 1, 16, 16, dtype=torch.uint8), torch.arange(4) % 2
@@ -81,21 +86,26 @@ def train_conditional(
         gan = acgan(size, channels, options.width, options.latent, classes)
     rng = torch.Generator().manual_seed(seed)
     generator, discriminator = (network.to(device) for network in gan[:2])
-    optimizers = [torch.optim.Adam(network.parameters(), betas=(0.5, 0.999)) for network in gan[:2]]
-    training = ACGANTraining(
-        gan,
-        optimizers,
-        lambda *batches: [discriminator(shifted(x, options.shift, rng)) for x in batches],
-        names_generated=False,
-        class_weight=options.class_weight,
-    )
+    adam_g, adam_d = (torch.optim.Adam(n.parameters(), betas=(0.5, 0.999)) for n in gan[:2])
+    loss = GANLoss()
     average = WeightAverage(generator, options.decay)
-    for _ in range(options.updates):
+    for _ in progress(f"conditional DCGAN, seed {seed}", options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
         real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)
-        d_loss, g_loss = training.update(real, wanted, noise, wanted, options.learning_rate)
+        fake = generator(noise, wanted)
+        (scores, named), (fake_scores, _) = (
+            discriminator(shifted(batch, options.shift, rng)) for batch in (real, fake.detach())
+        )
+        d_loss = loss.discriminator(scores, fake_scores)[0]
+        d_loss = d_loss + functional.cross_entropy(named, wanted)
+        descend(adam_d, d_loss, options.learning_rate)
+        fake_scores, named = discriminator(shifted(fake, options.shift, rng))
+        naming = functional.cross_entropy(named, wanted)
+        g_loss = loss.generator(fake_scores) + options.class_weight * naming
+        descend(adam_g, g_loss, options.learning_rate)
         average.update(generator)
+    d_loss, g_loss = d_loss.detach(), g_loss.detach()
     if not bool(torch.isfinite(d_loss + g_loss)):
         raise DivergenceError(
             f"the conditional DCGAN's losses are {float(d_loss)} and {float(g_loss)} after "

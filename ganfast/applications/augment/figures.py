@@ -32,7 +32,7 @@ def save_class_grid(images: Tensor, labels: Tensor, path: Path) -> None:
 
 
 def plot_accuracies(records: Sequence[Record], path: Path) -> None:
-    """Draw each method's accuracy, a point a seed and a bar for the mean, a panel a record.
+    """Draw each method's accuracy: a point a seed, mean and deviation beside; a panel a record.
 
     Args:
         records: of ``ganfast augment``.
@@ -40,17 +40,24 @@ def plot_accuracies(records: Sequence[Record], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.5 + 3 * len(records), 3.6), layout="constrained")
+    figure = Figure(figsize=(2 + 4 * len(records), 4), layout="constrained")
     panels = figure.subplots(1, len(records), squeeze=False)[0]
     for axes, record in zip(panels, records, strict=True):
         methods = [str(row["method"]) for row in record.table]
         for place, method in enumerate(methods):
             values = [of_seed["accuracies"][method] for of_seed in record.seeds]
             axes.scatter([place] * len(values), values, alpha=0.5, color=f"C{place}")
-            axes.hlines(record.table[place]["accuracy"], place - 0.3, place + 0.3, f"C{place}")
+            row = record.table[place]
+            axes.errorbar(
+                place + 0.2, row["accuracy"], row["deviation"],
+                color=f"C{place}", marker="_", markersize=12, capsize=4,
+            )  # fmt: skip
         axes.set_xticks(range(len(methods)), [m.replace(" + ", "\n+ ").replace(", ", ",\n")
                                               for m in methods], fontsize=8)  # fmt: skip
-        axes.set_title(f"{record.options['data']}, {record.options['labels']} labels", fontsize=10)
+        learned = ", pseudo-labels" if record.options.get("pseudo_updates") else ""
+        title = f"{record.options['data']}, {record.options['labels']} labels{learned}"
+        axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, axis="y")
-    panels[0].set_ylabel("test accuracy")
+    panels[0].set_ylabel("accuracy (share of images)")
+    figure.suptitle("classifiers trained on real and generated images, over seeds", fontsize=11)
     figure.savefig(path, dpi=DOTS_PER_INCH)

@@ -22,7 +22,7 @@ def save_image_folder(images: Tensor, labels: Tensor, classes: Sequence[str], fo
     Raises:
         OSError: it cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile, torch
         >>> from pathlib import Path
         >>> from ganfast.applications.augment import save_image_folder

@@ -1,4 +1,4 @@
-"""A linear classifier on the features of a discriminator that was trained without labels."""
+"""A linear classifier on pixels, or on features of a discriminator trained without labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch.nn import functional
 from ganfast import models
 from ganfast.applications.classifier import finite, settle
 from ganfast.applications.classify.task import SETTLING_BATCHES, Options, Task
-from ganfast.applications.updates import adam, set_rate
+from ganfast.applications.updates import adam, placed, set_rate
 from ganfast.nn import BatchNorm2d, GANLoss
 from ganfast.training import GANStep
 
-__all__ = ["DiscriminatorFeatures", "pooled_features"]
+__all__ = ["DiscriminatorFeatures", "LinearMachine", "Pixels", "pooled_features"]
 
 GRID = 4  # side to which every layer's maps are max-pooled
 LEARNING_RATE = 5e-4  # the default of "ganfast train"
-PENALTY = 0.01  # C of the support vector machine
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Values of C to choose among."""
+FOLDS = 5
 MAX_ITERATIONS = 10_000
 
 
@@ -39,19 +41,68 @@ def pooled_features(discriminator: nn.Sequential, images: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-class DiscriminatorFeatures:
-    """Train a DCGAN without labels, then a support vector machine on its features."""
+class LinearMachine:
+    """Fit a support vector machine with squared hinge loss (L2-SVM) to features of labelled images.
+
+    Its penalty C is chosen by cross-validation on the labelled images, if each class has two.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._machine: Any = None
+
+    def finish(self) -> None:
+        """Fit the machine."""
+        from sklearn.model_selection import GridSearchCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import LinearSVC
+
+        machine = LinearSVC(max_iter=MAX_ITERATIONS, random_state=0)
+        folds = min(FOLDS, int(self.task.labels.bincount().min()))
+        scaled = make_pipeline(StandardScaler(), machine)
+        if folds > 1:
+            self._machine = GridSearchCV(scaled, {"linearsvc__C": PENALTIES}, cv=folds)
+        else:
+            self._machine = scaled.set_params(linearsvc__C=PENALTIES[0])
+        found = self._features(self.task.labelled_images)
+        self._machine.fit(found, self.task.labels.cpu().numpy())
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the class of each image, ``[N]``."""
+        return torch.from_numpy(self._machine.predict(self._features(images)))
+
+    def _features(self, images: Tensor) -> Any:
+        return finite(self.features(images)).float().cpu().numpy()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the machine sees of images, ``[N, F]``."""
+        return images.flatten(1)
+
+
+class Pixels(LinearMachine):
+    """Fit the machine to the pixels: what features are to be compared with."""
 
     def __init__(self, task: Task, options: Options) -> None:
-        self.task = task
+        super().__init__(task)
+
+    def update(self, share: float) -> None:
+        """Do nothing: no network is trained."""
+
+
+class DiscriminatorFeatures(LinearMachine):
+    """Train a DCGAN without labels, then the machine on its discriminator's features."""
+
+    def __init__(self, task: Task, options: Options) -> None:
+        super().__init__(task)
         self.gan = models.dcgan(options.image_size, task.channels, options.width, options.latent)
-        generator, discriminator = (network.to(task.device) for network in self.gan[:2])
+        generator, discriminator = (placed(network, task.device) for network in self.gan[:2])
         self._optimizers = (adam(generator), adam(discriminator))
         self._step = GANStep(
             generator, discriminator, *self._optimizers, GANLoss(), self.gan.latent,
+            precision=options.computing(task.device),
             capture="never",  # a graph would keep the first learning rate
         )  # fmt: skip
-        self._machine: Any = None
 
     def update(self, share: float) -> None:
         """Make one step of a GAN."""
@@ -60,21 +111,11 @@ class DiscriminatorFeatures:
         self._step(next(self.task.unlabelled))
 
     def finish(self) -> None:
-        """Fit the linear classifier to the labelled images' features."""
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import LinearSVC
-
+        """Fit the machine to the features of the trained discriminator."""
         settle(self.gan.discriminator.eval(), islice(self.task.unlabelled, SETTLING_BATCHES))
-        machine = LinearSVC(C=PENALTY, max_iter=MAX_ITERATIONS, random_state=0)
-        self._machine = make_pipeline(StandardScaler(), machine)
-        self._machine.fit(self._features(self.task.labelled_images), self.task.labels.cpu().numpy())
+        super().finish()
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the class of each image, ``[N]``."""
-        return torch.from_numpy(self._machine.predict(self._features(images)))
-
-    def _features(self, images: Tensor) -> Any:
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of every layer, ``[N, F]``."""
         layers = self.gan.discriminator.get_submodule("main")
-        found = pooled_features(cast(nn.Sequential, layers), images)
-        return finite(found).cpu().numpy()
+        return pooled_features(cast(nn.Sequential, layers), images)

@@ -58,7 +58,7 @@ def plot_accuracy(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> 
     axes.set_xscale("log")
     axes.set_xticks(labels, [str(count) for count in labels])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set(title=title, xlabel="labelled images", ylabel="accuracy on the test set")
+    axes.set(title=title, xlabel="labelled images", ylabel="accuracy (share of images)")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from ganfast.applications.classifier import predicted
-from ganfast.applications.classify.acgan import AuxiliaryClassifier
-from ganfast.applications.classify.features import DiscriminatorFeatures
-from ganfast.applications.classify.sgan import SemiSupervised, Supervised
+from ganfast.applications.classify.features import DiscriminatorFeatures, Pixels
+from ganfast.applications.classify.sgan import Consistent, SemiSupervised, Supervised
 from ganfast.applications.classify.task import MethodBuilder, Options, Task
 from ganfast.applications.labelled import LabelledData, few_labels
-from ganfast.training import DataError
+from ganfast.training import DataError, ImageData
 from ganfast.training.errors import counted
 
-__all__ = ["METHODS", "Outcome", "check", "classify", "confusion", "share_of_rate"]
+__all__ = ["METHODS", "Outcome", "check", "classify", "confusion", "share_of_rate", "train"]
 
 METHODS: dict[str, MethodBuilder] = {
     "sgan": SemiSupervised,
-    "acgan": AuxiliaryClassifier,
+    "consistency": Consistent,
     "features": DiscriminatorFeatures,
+    "pixels": Pixels,
     "supervised": Supervised,
 }
 FULL_RATE = 2 / 3
@@ -80,6 +80,7 @@ def classify(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[str, int], Iterator[int]] = lambda _, steps: iter(range(steps)),
+    finished: Collection[tuple[str, int, int]] = (),
 ) -> Iterator[Outcome]:
     """Yield the outcome of each method, number of labels and seed, one after the other.
 
@@ -92,12 +93,13 @@ def classify(
         options: of every method.
         device: to train on.
         progress: takes a title and ``steps``, and yields the numbers of the updates.
+        finished: methods, numbers of labels and seeds to leave out.
 
     Raises:
         DataError: as :func:`check`.
         DivergenceError: the output of a trained network is not finite.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.classify import Options, classify
         >>> from ganfast.applications.labelled import load_labelled
         >>> data = load_labelled("digits", image_size=16)
@@ -106,13 +108,12 @@ def classify(
         [0, 1]
     """
     check(data, counts, seeds, options)
-    for count in counts:
-        for method in methods:
-            for seed in seeds:
-                title = f"{method}, {count} labels, seed {seed}"
-                yield _outcome(
-                    data, method, count, seed, progress(title, steps), steps, options, device
-                )
+    options.computing(device)
+    wanted = [(method, count, seed) for count in counts for method in methods for seed in seeds]
+    left = [each for each in wanted if each not in finished]
+    for number, (method, count, seed) in enumerate(left, 1):
+        title = f"{method}, {count} labels, seed {seed} ({number} of {len(left)})"
+        yield _outcome(data, method, count, seed, progress(title, steps), steps, options, device)
 
 
 def _outcome(
@@ -129,21 +130,61 @@ def _outcome(
     assert data.test.labels is not None
     start = perf_counter()
     chosen = few_labels(data.train.labels, count, seed)
-    torch.manual_seed(seed)
-    task = Task(
-        data.train, chosen, data.train.labels[chosen], len(data.classes),
-        batch_size=options.batch_size, seed=seed, device=device,
-    )  # fmt: skip
-    method = METHODS[name](task, options)
-    for step in updates:
-        method.update(share_of_rate(step, steps))
-    method.finish()
+    predict = train(name, data.train, chosen, len(data.classes), updates, steps, options, seed=seed,
+                    device=device)  # fmt: skip
     seconds = perf_counter() - start
-    counts = confusion(
-        data.test.labels, predicted(method.predict, data.test.images, device), len(data.classes)
-    )
+    counts = confusion(data.test.labels, predict(data.test.images), len(data.classes))
     accuracy = float(counts.trace()) / len(data.test)
     return Outcome(name, count, seed, accuracy, counts, seconds)
+
+
+def train(
+    name: str,
+    images: ImageData,
+    labelled: Tensor,
+    classes: int,
+    updates: Iterable[int],
+    steps: int,
+    options: Options,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Callable[[Tensor], Tensor]:
+    """Train one method, and return what maps images uint8 ``[N, C, H, W]`` to classes ``[N]``.
+
+    Args:
+        name: key of ``METHODS``.
+        images: to learn from; only some of the labels are used.
+        labelled: indices of these.
+        classes: their number.
+        updates: numbers of the updates, ``range(steps)``.
+        steps: number of updates.
+        options: of the method.
+        seed: of everything random; torch is seeded with it.
+        device: to train on.
+    """
+    assert images.labels is not None
+    torch.manual_seed(seed)
+    task = Task(images, labelled, images.labels[labelled], classes, options, seed=seed,
+                device=device)  # fmt: skip
+    method = METHODS[name](task, options)
+    with _computing(options, task.device):
+        for step in updates:
+            method.update(share_of_rate(step, steps))
+        method.finish()
+
+    def predict(images: Tensor) -> Tensor:
+        with _computing(options, task.device):
+            return predicted(method.predict, images, device)
+
+    return predict
+
+
+def _computing(options: Options, device: torch.device) -> torch.autocast:
+    """Return the context that networks compute in: float32, or bfloat16 by autocast."""
+    # Weights change between two passes of an update, so their copies must not be kept.
+    enabled = options.computing(device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled, cache_enabled=False)
 
 
 def share_of_rate(step: int, steps: int) -> float:

@@ -30,7 +30,7 @@ def blend(images: Tensor, fillings: Tensor, missing: Tensor) -> Tensor:
         Perez, Gangnet and Blake 2003, equation 3, https://doi.org/10.1145/882262.882269;
         Yeh et al. 2017, equation 6, https://arxiv.org/abs/1607.07539
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import blend
         >>> missing = torch.tensor([[False, True, True, False]])

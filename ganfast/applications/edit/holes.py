@@ -30,7 +30,7 @@ def make_mask(kind: str, image_size: int, seed: int = 0) -> Tensor:
     Raises:
         DataError: the file cannot be read, or leaves nothing missing or nothing known.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.edit import make_mask
         >>> make_mask("center", 4).long()
         tensor([[0, 0, 0, 0],
@@ -72,7 +72,7 @@ def context_weights(missing: Tensor, window: int = WINDOW) -> Tensor:
     Source:
         Yeh et al. 2017, equation 2, https://arxiv.org/abs/1607.07539
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import context_weights
         >>> context_weights(torch.tensor([[False, True, False, False]]), window=3)

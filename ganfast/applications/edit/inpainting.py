@@ -56,7 +56,7 @@ def inpaint(
         Yeh et al. 2017, section 3, https://arxiv.org/abs/1607.07539, with a normal latent vector
         held in a ball for their uniform one held in a cube.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import SearchOptions, inpaint, make_mask
         >>> from ganfast.models import dcgan

@@ -45,7 +45,7 @@ def project(
         Zhu et al. 2016, section 3.1, https://arxiv.org/abs/1609.03552; the prior is that of
         Yeh et al. 2017, equation 4, https://arxiv.org/abs/1607.07539
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import SearchOptions, project
         >>> from ganfast.models import dcgan
@@ -83,7 +83,7 @@ def ways(gan: GAN, latent: Tensor, stops: int) -> Tensor:
     Raises:
         ValueError: fewer than two vectors, or fewer than two stops.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import ways
         >>> from ganfast.models import dcgan

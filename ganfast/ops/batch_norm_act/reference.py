@@ -297,7 +297,7 @@ def _restored(chunks: Tensor, x: Tensor) -> Tensor:
     else:
         t = chunks.squeeze(1).transpose(1, 2).reshape(x.shape[0], *x.shape[2:], x.shape[1])
         t = t.movedim(-1, 1)
-    return result_like(x, t)
+    return result_like(x, t).detach()  # autograd lets no view of a Function's be written to
 
 
 def _for_torch(chunk: Tensor) -> Tensor:
