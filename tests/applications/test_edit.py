@@ -160,12 +160,14 @@ def test_a_search_shows_its_progress(gan, targets, capsys, monkeypatch):
 
 def test_resizing_is_that_of_pil():
     image_module = pytest.importorskip("PIL.Image")
-    grey = torch.randint(0, 256, (16, 16), generator=torch.Generator().manual_seed(0))
+    # Far from black and white, at which PIL clips after each of its two passes.
+    grey = torch.randint(60, 190, (16, 16), generator=torch.Generator().manual_seed(0))
     picture = image_module.fromarray(grey.to(torch.uint8).numpy())
     for side in (4, 8, 32):
-        expected = torch.tensor(list(picture.resize((side, side), image_module.BICUBIC).getdata()))
-        found = resize(grey[None, None].float(), side).clamp(0, 255).flatten()
-        assert (found - expected).abs().max() <= 1
+        smaller = picture.resize((side, side), image_module.Resampling.BICUBIC)
+        expected = torch.tensor(list(smaller.tobytes())).view(side, side)
+        found = resize(grey[None, None].float(), side).clamp(0, 255)[0, 0]
+        assert (found - expected).abs().max() <= 1.5  # PIL rounds twice
 
 
 def test_upscaling_finds_what_the_generator_made(gan, targets):

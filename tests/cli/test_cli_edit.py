@@ -78,7 +78,7 @@ def test_inpaint_writes_five_rows(trained, photos, tmp_path, capsys, mask):
     words = [str(trained), str(photos), "--out", str(tmp_path), "--mask", mask, *QUICK]
     assert main(["edit", "inpaint", *words]) == 0
     assert "mean image" in capsys.readouterr().out
-    assert size(tmp_path / "inpaint.png") == (3 * 68 + 4, 4 * 68 + 4)
+    assert size(tmp_path / "inpaint.png") == (3 * 68 + 4, 5 * 68 + 4)
     with Image.open(tmp_path / "inpaint.png") as grid:
         pixels = numpy.asarray(grid).astype(int)
     original, masked, completed, blended, _ = (pixels[y : y + 64, 4:68] for y in range(4, 344, 68))

@@ -214,8 +214,10 @@ def _train_gan(data: ImageData, options: DetectorOptions, device: torch.device) 
         torch.optim.Adam(m.to(device).parameters(), options.learning_rate, (0.5, 0.999), fused=True)
         for m in gan[:2]
     )
-    # The bits of the recorded results are those of one pass over real and generated images.
-    step = GANStep(*gan[:2], adam_g, adam_d, GANLoss(), gan.latent, paired=True)
+    # A layout that is measured may change from run to run, and with it the bits of every score.
+    step = GANStep(
+        *gan[:2], adam_g, adam_d, GANLoss(), gan.latent, paired=True, channels_last=False
+    )
     batches = _batches(data, options, device)
     for _ in range(options.steps):
         step(next(batches))
