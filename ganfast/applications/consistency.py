@@ -33,7 +33,7 @@ class Consistency:
         Sohn et al. 2020 (FixMatch), https://arxiv.org/abs/2001.07685; alignment: Berthelot et al.
         2020 (ReMixMatch), section 3.1, https://arxiv.org/abs/1911.09785
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.consistency import Consistency
         >>> rng = torch.Generator().manual_seed(0)

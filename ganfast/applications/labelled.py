@@ -93,7 +93,7 @@ def for_validation(data: LabelledData, count: int) -> LabelledData:
     Raises:
         DataError: there are not so many labelled ones and one more.
 
-    Example:
+    Examples:
         >>> from ganfast.applications.labelled import for_validation, load_labelled
         >>> data = for_validation(load_labelled("digits"), 100)
         >>> len(data.train), len(data.test)

@@ -45,7 +45,7 @@ def moved(
         stretch: share that width and height grow or shrink by at most, each on its own.
         rng: on the CPU.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.shifts import moved
         >>> moved(torch.ones(2, 1, 8, 8), 0.1, 15, 0.1, torch.Generator().manual_seed(0)).mean()

@@ -33,7 +33,7 @@ def augment(images: Tensor, processes: Processes | None = None) -> Tensor:
         Zhao et al. 2020, section 3.2, https://arxiv.org/abs/2006.10738, with the ranges of
         https://github.com/mit-han-lab/data-efficient-gans
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.training.augmentation import augment
         >>> augment(torch.zeros(2, 3, 16, 16)).shape

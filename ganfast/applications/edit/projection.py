@@ -123,7 +123,7 @@ def mix(gan: GAN, latent: Tensor, style: Tensor, share: float) -> Tensor:
     Source:
         Radford et al. 2015, section 6.1, https://arxiv.org/abs/1511.06434, on the sphere
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import mix
         >>> from ganfast.models import dcgan

@@ -51,7 +51,7 @@ def upscale(gan: GAN, small: Tensor, options: SearchOptions | None = None) -> Up
         Menon et al. 2020, section 3.2, https://arxiv.org/abs/2003.03808; Irani and Peleg 1991,
         section 3, https://doi.org/10.1016/1049-9652(91)90045-L
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ganfast.applications.edit import SearchOptions, upscale
         >>> from ganfast.models import dcgan
