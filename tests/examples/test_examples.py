@@ -36,6 +36,7 @@ def losses(output):
     return [float(value) for value in re.findall(r"(?:or|er) (-?\d+\.\d+)", output)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_train_as_without_ganfast(name):
     package, fused = EXAMPLES[name]

@@ -77,6 +77,7 @@ mask at zero, leaky_relu | z > V{} ? dy : dy * slope | z >= V{} ? dy : dy * slop
 csrc/common/pointwise.h: batch_norm_act
 mask of backward | gate<A>(dy, multiply_add(d, k[1], k[2]), slope) | gate<A>(dy, d * k[1], slope)
 csrc/common/channel_math.h: batch_norm_act
+rest of the mean | bias - rest * scale | bias
 projection of dx | factor * rstd * rstd * sum_gd | factor * rstd * sum_gd
 mean of d_dy | q - scale * mean_v | q
 last term of d_x | (mean_eh + scale * s * per_value) | mean_eh
@@ -90,7 +91,6 @@ missing tail of channels, y | action.some(at, (r + i) * C + c, {0, count}, k) | 
 runs in float | constexpr int64_t run_length = 32; | constexpr int64_t run_length = 1 << 20;
 csrc/cpu/batch_norm_act/kernels_impl.h: batch_norm_act
 eps | (var < 0 ? 0 : var) + k.eps | (var < 0 ? 0 : var) + 2 * k.eps
-rest of the mean | bias - rest * scale | bias
 told activation | told.is[static_cast<int>(call.activation)] | told.is[static_cast<int>(any)]
 eps in evaluation | __builtin_sqrt(var[c] + k.eps) | __builtin_sqrt(var[c])
 far guess | trusted_distance = 3.0 | trusted_distance = 3e30
@@ -124,11 +124,10 @@ csrc/cpu/losses/binary_cross_entropy.cpp: binary_cross_entropy
 label | call.label = label; | call.label = label > 0.5;
 factor 1/n | (reduction == "mean" ? static_cast<double>(n) : 1.0) | static_cast<double>(n)
 csrc/cuda/batch_norm_act/finish.cuh: cuda_kernels
-eps | static_cast<S>(var + call.eps) | static_cast<S>(var + 2 * call.eps)
+eps | 1 / sqrt(var + call.eps) | 1 / sqrt(var + 2 * call.eps)
+d_weight | return f.d_weight; | return 0;
 M/(M-1) | var * (call.at.values / (call.at.values - 1)) | var
 splits order | *call.num_batches_tracked + split + 1 | *call.num_batches_tracked + 1
-mean of d_dy | static_cast<S>(q - scale * mean_v) | static_cast<S>(q)
-rest of the mean | - rest * static_cast<double>(scale) | - 0 * static_cast<double>(scale)
 csrc/cuda/batch_norm_act/partial_sums.cuh: cuda_kernels
 merge of chunks | sums[1] += n * distance * distance; | sums[1] += 0;
 last block | atomicInc(ticket, wraps_at) == wraps_at | atomicInc(ticket, wraps_at) == 0

@@ -64,9 +64,7 @@ def plain_step(
 
     def criterion(scores: Any, label: float) -> Tensor:
         scores = scores if isinstance(scores, list) else [scores]
-        losses = [
-            F.binary_cross_entropy_with_logits(s, torch.full_like(s, label)) for s in scores
-        ]
+        losses = [F.binary_cross_entropy_with_logits(s, torch.full_like(s, label)) for s in scores]
         return torch.stack(losses).mean()
 
     def parts(real: Tensor, labels: Tensor | None, count: int) -> Any:
