@@ -234,7 +234,9 @@ order | return first, "act_norm" | return first, "norm_act"
 activation of another layer | and first not in taken: | and True:
 Sequential with another order | and cls.__iter__ is nn.Sequential.__iter__ | and True
 ganfast/fusion/example.py: example
-several readers | outputs.pop(id(args[0]), (None, None)) | outputs.get(id(args[0]), (None, None))
+several readers | outputs.pop(id(args[0]) if args else 0, (None, None, None)) | outputs.get(id(args[0]) if args else 0, (None, None, None))
+sum in place | _version(output) != before | False
+weights of 0 | p.copy_(torch.randn(p.shape, generator=generator)) | pass
 pairs that change a result | if self._is_unchanged([*kept, pair], expected): | if True:
 evaluation | for training in (True, False): | for training in (True,):
 buffers of before | buffer.copy_(before) | pass
