@@ -20,7 +20,10 @@ import pytest
 from conftest import missing
 from paths import CSRC, ROOT, TESTS, file_of
 
-OPS = ("batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn")
+OPS = (
+    "batch_norm_act", "fuzz", "binary_cross_entropy", "gan_loss", "gan_loss_nn",
+    "refused_arguments",
+)  # fmt: skip
 FORMS = str(TESTS / "emulator" / "emulated_forms.py")
 CUDA = CSRC / "cuda"
 KERNELS = [CUDA / "losses/kernels.cu", *sorted((CUDA / "batch_norm_act").glob("*float*.cu"))]
