@@ -88,7 +88,7 @@ class Residual(nn.Module):
 def test_a_sum_in_place_is_another_value():
     report = fuse(Residual(), example_inputs=torch.randn(6, 4))
     # Seen as such, not only by what fusing it would change.
-    assert report.fused == [] and report.skipped == [("norm", "outside nn.Sequential")]
+    assert (report.fused, report.skipped) == ([], [("norm", "outside nn.Sequential")])
 
 
 def test_norms_that_begin_at_zero_hide_nothing():
