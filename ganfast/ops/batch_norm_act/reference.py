@@ -297,7 +297,10 @@ def _restored(chunks: Tensor, x: Tensor) -> Tensor:
     else:
         t = chunks.squeeze(1).transpose(1, 2).reshape(x.shape[0], *x.shape[2:], x.shape[1])
         t = t.movedim(-1, 1)
-    return result_like(x, t).detach()  # autograd lets no view of a Function's be written to
+    result = result_like(x, t)
+    # Autograd lets no view that a Function returned be written to. What the third derivative
+    # differentiates stays in its graph.
+    return result if result.requires_grad else result.detach()
 
 
 def _for_torch(chunk: Tensor) -> Tensor:
