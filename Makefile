@@ -120,7 +120,7 @@ results: $(BUILT)
 	$(PY) -m ganfast bench losses $(RESULTS) --against eager compile
 	$(PY) -m ganfast bench overhead $(RESULTS)
 	$(PY) -m ganfast bench step $(RESULTS) --keep-memory \
-	    --against eager compile bf16 layers losses paired all-bf16
+	    --against eager compile bf16 layers losses paired compiled all-bf16
 	mv $(MEASURED) benchmarks/results/$(NAME).jsonl
 	$(PY) -m ganfast.bench.report
 

@@ -29,9 +29,11 @@ from ganfast.training import GANStep
 
 __all__ = ["suite"]
 
-SHAPES: tuple[tuple[int, ...], ...] = ((64, 1, 32, 32), (64, 3, 64, 64), (128, 3, 64, 64))
-"""Batch, channels, height and width: MNIST padded to 32, and the paper's images, whose batch is
-128."""
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (64, 1, 32, 32), (128, 1, 32, 32), (64, 3, 64, 64), (128, 3, 64, 64), (32, 3, 128, 128),
+)  # fmt: skip
+"""Batch, channels, height and width: MNIST padded to 32, the paper's images, whose batch is 128,
+and larger images, where the last layers of the generator hold most of the memory."""
 
 WIDTH = {32: 32, 64: 64}
 
