@@ -12,7 +12,7 @@ namespace ganfast {
 namespace {
 
 struct Constants {
-  std::string kind;
+  std::string form;
   double real_label, fake_label;
   int64_t splits;
 };
@@ -28,7 +28,7 @@ struct GanLossNode : public Node {
     const Tensor saved_fake = fake.unpack();
     const bool need_fake = saved_fake.defined() && task_should_compute_output(1);
     auto [dreal, dfake] = call_backward(op, grads[0], real.unpack(), or_none(saved_fake),
-                                        constants.kind, constants.real_label, constants.fake_label,
+                                        constants.form, constants.real_label, constants.fake_label,
                                         constants.splits, need_real, need_fake);
     return {need_real ? dreal : Tensor(), need_fake ? dfake : Tensor()};
   }
@@ -43,14 +43,14 @@ struct GanLossNode : public Node {
   Constants constants;
 };
 
-ThreeTensors forward(const Tensor& real, const OptionalTensor& fake_, std::string_view kind,
+ThreeTensors forward(const Tensor& real, const OptionalTensor& fake_, std::string_view form,
                      double real_label, double fake_label, int64_t splits) {
   const Tensor fake = or_undefined(fake_);
   refuse_forward_mode("gan_loss", real);
   refuse_forward_mode("gan_loss", fake);
   NodePtr<GanLossNode> node;
   if (compute_requires_grad(real, fake)) {
-    node = make_node<GanLossNode>(Constants{std::string(kind), real_label, fake_label, splits});
+    node = make_node<GanLossNode>(Constants{std::string(form), real_label, fake_label, splits});
     node->set_next_edges(collect_next_edges(real, fake));
     node->real = SavedVariable(real, false);
     node->fake = SavedVariable(fake, false);
@@ -58,7 +58,7 @@ ThreeTensors forward(const Tensor& real, const OptionalTensor& fake_, std::strin
   auto results = [&] {
     static const auto op = find<GanLoss>();
     at::AutoDispatchBelowADInplaceOrView below;
-    return op.call(real, fake_, kind, real_label, fake_label, splits);
+    return op.call(real, fake_, form, real_label, fake_label, splits);
   }();
   if (node) set_history(std::get<0>(results), node);
   return results;

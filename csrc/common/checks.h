@@ -137,12 +137,12 @@ inline Tensor checked_stats(const Tensor& stats, const Tensor& x, const Optional
 
 // ---------------------------------------------------------------- losses
 
-inline Loss parse_kind(std::string_view kind) {
-  if (kind == "probabilities") return Loss::probabilities;
-  if (kind == "logits") return Loss::logits;
-  if (kind == "squared") return Loss::squared;
-  if (kind == "hinge") return Loss::hinge;
-  TORCH_CHECK_VALUE(kind == "linear", "ganfast: there is no form of loss '", kind, "'");
+inline Loss parse_form(std::string_view form) {
+  if (form == "probabilities") return Loss::probabilities;
+  if (form == "logits") return Loss::logits;
+  if (form == "squared") return Loss::squared;
+  if (form == "hinge") return Loss::hinge;
+  TORCH_CHECK_VALUE(form == "linear", "ganfast: there is no form of loss '", form, "'");
   return Loss::linear;
 }
 

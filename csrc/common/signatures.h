@@ -83,14 +83,14 @@ struct BinaryCrossEntropyTargetBackward {
 struct GanLoss {
   static constexpr auto name = "ganfast::gan_loss";
   using Signature = ThreeTensors(const Tensor& real, const OptionalTensor& fake,
-                                 std::string_view kind, double real_label, double fake_label,
+                                 std::string_view form, double real_label, double fake_label,
                                  int64_t splits);
 };
 
 struct GanLossBackward {
   static constexpr auto name = "ganfast::gan_loss_backward";
   using Signature = TwoTensors(const Tensor& dloss, const Tensor& real, const OptionalTensor& fake,
-                               std::string_view kind, double real_label, double fake_label,
+                               std::string_view form, double real_label, double fake_label,
                                int64_t splits, bool need_real, bool need_fake);
 };
 

@@ -26,7 +26,7 @@ class GANLossKind(NamedTuple):
     """One kind of GAN loss.
 
     Attributes:
-        discriminator: the kind of the op that a discriminator's loss is.
+        discriminator: the form of the op that a discriminator's loss has.
         generator: the same of a generator's.
         has_labels: whether its labels can be chosen.
     """
@@ -338,7 +338,7 @@ def op_arguments(
     real_label: float,
     fake_label: float,
 ) -> tuple[str, float, float]:
-    """Return the op's kind, real_label and fake_label for a network's loss."""
+    """Return the op's form, real_label and fake_label for a network's loss."""
     if kind == "softplus":
         if not from_logits or (real_label, fake_label) != (1.0, 0.0):
             raise ValueError('"softplus" is "bce" of logits with the labels 1 and 0: use "bce"')
@@ -350,9 +350,9 @@ def op_arguments(
     if kind not in GAN_LOSSES:
         kinds = ", ".join(map(repr, GAN_LOSSES))
         raise ValueError(f"kind must be one of {kinds}, got {kind!r}")
-    op_kind: str = getattr(GAN_LOSSES[kind], network)
+    form: str = getattr(GAN_LOSSES[kind], network)
     if GAN_LOSSES[kind].has_labels:
-        return op_kind, real_label, fake_label
+        return form, real_label, fake_label
     if real_label != 1.0 or fake_label != 0.0:
         raise ValueError(f"a {kind} loss has no labels, got {real_label} and {fake_label}")
-    return op_kind, 1.0, -1.0
+    return form, 1.0, -1.0

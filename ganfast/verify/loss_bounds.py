@@ -113,47 +113,47 @@ def cross_entropy_second_bounds(
     return rounding(x.dtype) * w * size, rounding(x.dtype) * w / denominator
 
 
-def gan_loss_bounds(kind: str, *labelled: tuple[Tensor, float]) -> tuple[Tensor, ...]:
+def gan_loss_bounds(form: str, *labelled: tuple[Tensor, float]) -> tuple[Tensor, ...]:
     """Bound the loss, and the mean score of each tensor of scores that comes with its label."""
     losses, scores = [], []
     for x, label in labelled:
         unit = rounding(x.dtype, x.numel())
-        loss, score = _gan_loss_bound(kind, x, label), x.double().abs()
-        if kind == "logits":
+        loss, score = _gan_loss_bound(form, x, label), x.double().abs()
+        if form == "logits":
             score = x.double().sigmoid()
         losses.append(_reduced(*loss, "mean", x.dtype))
         scores.append(unit * score.mean())
     return torch.stack(losses).sum(0), *scores
 
 
-def gan_slope_bound(kind: str, dloss: Tensor | float, x: Tensor, label: float) -> Tensor:
+def gan_slope_bound(form: str, dloss: Tensor | float, x: Tensor, label: float) -> Tensor:
     """Bound the gradient of one tensor of scores."""
     u, t, t_error = _operands(x, label)
     t = t.abs()
-    if kind in ("probabilities", "logits"):
+    if form in ("probabilities", "logits"):
         dy = torch.as_tensor(dloss)
         return cross_entropy_slope_bound(
-            dy, x, label, from_logits=kind == "logits", reduction="mean"
+            dy, x, label, from_logits=form == "logits", reduction="mean"
         )
-    if kind == "squared":
+    if form == "squared":
         bound = rounding(x.dtype) * 2 * (u - label).abs() + 2 * t_error
     else:
         bound = rounding(x.dtype) * t
     return bound * abs(float(dloss)) / max(1, x.numel())
 
 
-def _gan_loss_bound(kind: str, x: Tensor, label: float) -> tuple[Tensor, Tensor]:
+def _gan_loss_bound(form: str, x: Tensor, label: float) -> tuple[Tensor, Tensor]:
     """Return the bounds and sizes of each score's loss."""
     u, t, t_error = _operands(x, label)
     unit = rounding(x.dtype)
-    if kind in ("probabilities", "logits"):
-        bound = cross_entropy_bound(x, label, from_logits=kind == "logits", reduction="none")
+    if form in ("probabilities", "logits"):
+        bound = cross_entropy_bound(x, label, from_logits=form == "logits", reduction="none")
         return bound, bound / unit
-    if kind == "squared":
+    if form == "squared":
         size = (u - t).square()
         return unit * size + 2 * t_error * (u - t).abs(), size
     size = (t * u).abs()  # with labels of 1 and -1, which are exact
-    if kind == "hinge":
+    if form == "hinge":
         size = torch.where(1 - t * u < 0, 0.0, 1 + size)
     return unit * size, size
 

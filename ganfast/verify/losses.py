@@ -138,16 +138,16 @@ def _compare_discriminator(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     dy = torch.tensor(3.0, dtype=wide, device=device)
     ours = partial(functional.gan_discriminator_loss, kind=kind, from_logits=from_logits)
-    kind, *labels = op_arguments("discriminator", kind, from_logits, 1.0, 0.0)
+    form, *labels = op_arguments("discriminator", kind, from_logits, 1.0, 0.0)
 
     def script(real: Tensor, fake: Tensor) -> tuple[Tensor, ...]:
-        return reference.discriminator_loss(real, fake, kind, *labels)
+        return reference.discriminator_loss(real, fake, form, *labels)
 
     return _judge_all(
         _run(ours, dy, real, fake),
         _rounded(_run(script, dy, real.to(wide), fake.to(wide)), dtype, 3),
         _run(script, dy.double(), real.double(), fake.double()),
-        _gan_bounds(kind, dy, *zip((real, fake), labels, strict=True)),
+        _gan_bounds(form, dy, *zip((real, fake), labels, strict=True)),
     )
 
 
@@ -158,20 +158,20 @@ def _compare_generator(
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     dy = torch.tensor(3.0, dtype=wide, device=device)
     ours = partial(functional.gan_generator_loss, kind=kind, from_logits=from_logits)
-    kind, label, _ = op_arguments("generator", kind, from_logits, 1.0, 0.0)
-    script = partial(reference.mean_loss, kind=kind, label=label)
+    form, label, _ = op_arguments("generator", kind, from_logits, 1.0, 0.0)
+    script = partial(reference.mean_loss, form=form, label=label)
     return _judge_all(
         _run(ours, dy, fake),
         _rounded(_run(script, dy, fake.to(wide)), dtype, 1),
         _run(script, dy.double(), fake.double()),
-        _gan_bounds(kind, dy, (fake, label)),
+        _gan_bounds(form, dy, (fake, label)),
     )
 
 
-def _gan_bounds(kind: str, dy: Tensor, *labelled: tuple[Tensor, float]) -> dict[str, Tensor]:
+def _gan_bounds(form: str, dy: Tensor, *labelled: tuple[Tensor, float]) -> dict[str, Tensor]:
     """Bound the results of ``_run`` by name: for scores of real and generated images, or of one."""
-    loss, *means = gan_loss_bounds(kind, *labelled)
-    gradients = [gan_slope_bound(kind, dy, x, label) for x, label in labelled]
+    loss, *means = gan_loss_bounds(form, *labelled)
+    gradients = [gan_slope_bound(form, dy, x, label) for x, label in labelled]
     if len(labelled) == 1:
         return {"loss": loss, "dfake": gradients[0]}
     names = ("loss", "real score", "fake score", "dreal", "dfake")

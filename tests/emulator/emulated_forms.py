@@ -15,7 +15,7 @@ import pytest
 import torch
 from oracle import assert_within, check_layer, run
 from test_batch_norm_act import DTYPES, ORDERS, check_centred, make
-from test_gan_loss import KINDS, by_kind, check_discriminator, check_generator, scores
+from test_gan_loss import LOSSES, by_form, check_discriminator, check_generator, scores
 
 import ganfast
 from ganfast.ops import batch_norm_act
@@ -301,14 +301,14 @@ LOSS_FORMS = {
 }
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("blocks", chosen(LOSS_FORMS))
 def test_losses(blocks, form, dtype):
     configure(LOSS_FORMS[blocks])
     real, fake = scores(form, (61, 9), "cpu", dtype), scores(form, (133,), "cpu", dtype)
     launches()
-    ganfast.functional.gan_discriminator_loss(real, fake, **KINDS[form])
+    ganfast.functional.gan_discriminator_loss(real, fake, **LOSSES[form])
     assert launches()[0] == (2 if blocks == "two kernels" else 1)
     check_discriminator(form, real, fake)
     check_generator(form, fake[1:])

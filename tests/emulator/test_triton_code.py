@@ -210,9 +210,9 @@ def test_losses_compile_and_fit(launches, tmp_path, dtype, size):
                 operands = (x, target, 0.9, target, target if from_logits else None)
                 y = losses.binary_cross_entropy(*operands, from_logits, reduction)
                 losses.binary_cross_entropy_backward(y, *operands, from_logits, reduction)
-    for kind in ("probabilities", "logits", "squared", "hinge", "linear"):
+    for form in ("probabilities", "logits", "squared", "hinge", "linear"):
         for fake, splits in ((x, 1), (None, 2), (None, 1)):
-            loss, *_ = losses.gan_loss(x, fake, kind, 1.0, 0.0, splits)
-            losses.gan_loss_backward(loss, x, fake, kind, 1.0, 0.0, splits, True, True)
+            loss, *_ = losses.gan_loss(x, fake, form, 1.0, 0.0, splits)
+            losses.gan_loss_backward(loss, x, fake, form, 1.0, 0.0, splits, True, True)
     for launch in launches:
         check_resources(compiled(*launch, 90), 90, tmp_path)

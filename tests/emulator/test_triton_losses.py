@@ -38,11 +38,11 @@ def test_triton_cross_entropy_in_parts(small_blocks, device, form, reduction, dt
 
 
 @pytest.mark.parametrize("device", WHERE)
-@pytest.mark.parametrize("kind", ["logits", "probabilities", "hinge", "squared", "linear"])
+@pytest.mark.parametrize("form", ["logits", "probabilities", "hinge", "squared", "linear"])
 @pytest.mark.parametrize("sizes", [(301, 1000), (301, 7), (7, 301)], ids=str)
-def test_triton_gan_loss_in_parts(small_blocks, device, kind, sizes):
-    real, fake = (scores(kind, (size,), device) for size in sizes)
+def test_triton_gan_loss_in_parts(small_blocks, device, form, sizes):
+    real, fake = (scores(form, (size,), device) for size in sizes)
     with ganfast.backend.use("triton"):
-        check_discriminator(kind, real, fake)
-        check_generator(kind, fake)
-        check_split(kind, torch.cat([fake, fake]))
+        check_discriminator(form, real, fake)
+        check_generator(form, fake)
+        check_split(form, torch.cat([fake, fake]))

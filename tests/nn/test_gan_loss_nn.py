@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 from conftest import missing
-from test_gan_loss import DTYPES, KINDS, LABELLED, by_kind, leaf, run, scores, script_discriminator
+from test_gan_loss import DTYPES, LABELLED, LOSSES, by_form, leaf, run, scores, script_discriminator
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -81,7 +81,7 @@ def test_out_of_range_is_an_error(backend, device, bad, size):
 
 def ways_to_call(form, real, fake):
     """The three ways to hand over scores: a function, its tensors."""
-    options = KINDS[form]
+    options = LOSSES[form]
     both = torch.cat([real.flatten()[:6], fake.flatten()[:6]])
     return [
         (lambda r, f: gan_discriminator_loss(r, f, **options), (real, fake)),
@@ -90,7 +90,7 @@ def ways_to_call(form, real, fake):
     ]
 
 
-@by_kind
+@by_form
 def test_gradcheck(backend, device, form):
     # Far from the ends of probabilities, from the corners of the hinge, and on both sides of them.
     if form == "probabilities":
@@ -104,12 +104,12 @@ def test_gradcheck(backend, device, form):
         assert gradgradcheck(lambda *xs, f=function: f(*xs)[0], inputs)
 
 
-@by_kind
+@by_form
 def test_second_derivative_matches_the_script(backend, device, form):
     real, fake = scores(form, (9, 57), device), scores(form, (31,), device)
     results = []
     for function in (
-        lambda r, f: gan_discriminator_loss(r, f, **KINDS[form])[0],
+        lambda r, f: gan_discriminator_loss(r, f, **LOSSES[form])[0],
         lambda r, f: script_discriminator(r, f, form)[0],
     ):
         pair = [leaf(real), leaf(fake)]
@@ -120,7 +120,7 @@ def test_second_derivative_matches_the_script(backend, device, form):
     torch.testing.assert_close(*results)
 
 
-@by_kind
+@by_form
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_opcheck(backend, device, form, channels_last):
@@ -140,10 +140,10 @@ def test_opcheck(backend, device, form, channels_last):
             opcheck(ops.gan_loss_backward.default, (dloss, *args, *needed))
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_whole_with_backward(backend, device, form, dynamic):
-    criterion = GANLoss(**KINDS[form])
+    criterion = GANLoss(**LOSSES[form])
     ways = [
         criterion.discriminator,
         lambda x: criterion.discriminator(x, splits=2),
@@ -169,7 +169,7 @@ class Ops(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("way", [0, 1, 2])
 def test_one_op_each_way(backend, device, form, way):
     """Nothing else runs: no tensor is filled with a label and nothing waits for the device."""
@@ -185,7 +185,7 @@ def test_one_op_each_way(backend, device, form, way):
     assert backward.names == ["ganfast::gan_loss_backward"]
 
 
-@pytest.mark.parametrize("options", [*KINDS.values(), {"real_label": 0.9, "fake_label": 0.1}])
+@pytest.mark.parametrize("options", [*LOSSES.values(), {"real_label": 0.9, "fake_label": 0.1}])
 def test_module(backend, device, options):
     criterion = GANLoss(**options)
     assert not list(criterion.parameters())
@@ -207,7 +207,7 @@ def test_module(backend, device, options):
         assert torch.equal(same.generator(fake), gan_generator_loss(fake, **generator_options))
 
 
-@by_kind
+@by_form
 def test_autocast_changes_nothing(backend, device, form):
     for dtype in DTYPES:
         real, fake = scores(form, (9, 7), device, dtype), scores(form, (31,), device, dtype)
@@ -218,7 +218,7 @@ def test_autocast_changes_nothing(backend, device, form):
             torch.testing.assert_close(cast, plain, rtol=0, atol=0)
 
 
-@by_kind
+@by_form
 def test_same_bits_every_run(backend, device, form):
     real, fake = scores(form, (300, 301), device), scores(form, (4097,), device)
     for function, inputs in ways_to_call(form, real, fake):
@@ -228,7 +228,7 @@ def test_same_bits_every_run(backend, device, form):
                 assert torch.equal(value, first[name]), name
 
 
-@by_kind
+@by_form
 def test_bits_do_not_depend_on_threads(several_threads, form):
     # Of torch's own sums they do, which the eager kernels use.
     if not torch._C._dispatch_has_kernel_for_dispatch_key("ganfast::gan_loss", "CPU"):
@@ -247,7 +247,7 @@ def test_bits_do_not_depend_on_threads(several_threads, form):
             assert torch.equal(value, second[name]), name
 
 
-@by_kind
+@by_form
 def test_uninitialised_memory_is_never_read(backend, device, form):
     real, fake = scores(form, (6, 3, 7, 9), device), scores(form, (4, 3, 5, 5), device)
     real = real.to(memory_format=torch.channels_last)

@@ -217,37 +217,37 @@ def test_binary_cross_entropy(backend, draw):
         check(backend, bce.target_backward, eager, arguments, bounds)
 
 
-KINDS = ["probabilities", "logits", "squared", "hinge", "linear"]
+FORMS = ["probabilities", "logits", "squared", "hinge", "linear"]
 
 
 @fuzz
 def test_gan_loss(backend, draw):
-    kind, dtype = draw(st.sampled_from(KINDS)), draw(st.sampled_from(DTYPES))
+    form, dtype = draw(st.sampled_from(FORMS)), draw(st.sampled_from(DTYPES))
     labels = draw(st.sampled_from([(1.0, 0.0), (0.9, 0.1)]))
-    if kind in ("hinge", "linear"):
+    if form in ("hinge", "linear"):
         labels = (1.0, -1.0)
-    form = draw(st.sampled_from(["both", "splits", "generator"]))
-    probabilities = kind == "probabilities"
+    way = draw(st.sampled_from(["both", "splits", "generator"]))
+    probabilities = form == "probabilities"
     shape = draw_shape(draw, 1, 4)
-    shape[0] *= 2 if form == "splits" else 1
+    shape[0] *= 2 if way == "splits" else 1
     real = draw_scores(draw, shape, dtype, probabilities=probabilities)
     fake = None
-    if form == "both":
+    if way == "both":
         fake = draw_scores(draw, draw_shape(draw, 0, 4), dtype, probabilities=probabilities)
     wide = torch.promote_types(dtype, torch.float32)
     dloss = torch.tensor(draw(st.sampled_from([1.75, -0.5])), dtype=wide)
 
-    halves = real.chunk(2) if form == "splits" else [real] if fake is None else [real, fake]
+    halves = real.chunk(2) if way == "splits" else [real] if fake is None else [real, fake]
     labelled = list(zip(halves, labels, strict=False))
-    bounds = [*gan_loss_bounds(kind, *labelled), 0.0][:3]
-    arguments = [real, fake, kind, *labels, 2 if form == "splits" else 1]
+    bounds = [*gan_loss_bounds(form, *labelled), 0.0][:3]
+    arguments = [real, fake, form, *labels, 2 if way == "splits" else 1]
     check(
         backend, gan.forward, eager_losses.gan_loss, arguments, bounds,
         summed=max(x.numel() for x in halves),
     )  # fmt: skip
     needed = draw(st.sampled_from([(True, True), (True, False), (False, True)]))
-    bounds = [gan_slope_bound(kind, dloss, *pair) for pair in labelled]
-    bounds = [torch.cat(bounds), 0.0] if form == "splits" else [*bounds, 0.0][:2]
+    bounds = [gan_slope_bound(form, dloss, *pair) for pair in labelled]
+    bounds = [torch.cat(bounds), 0.0] if way == "splits" else [*bounds, 0.0][:2]
     gradients = check(
         backend, gan.backward, eager_losses.gan_loss_backward, [dloss, *arguments, *needed], bounds
     )

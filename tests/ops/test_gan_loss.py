@@ -11,7 +11,7 @@ from ganfast.functional import gan_discriminator_loss, gan_generator_loss
 from ganfast.nn import GANLoss
 from ganfast.verify.loss_bounds import gan_loss_bounds, gan_slope_bound
 
-KINDS = {
+LOSSES = {
     "logits": {"kind": "bce"},
     "probabilities": {"kind": "bce", "from_logits": False},
     "hinge": {"kind": "hinge"},
@@ -31,7 +31,7 @@ SHAPES = [
 ]  # fmt: skip
 UNUSUAL = [1e4, -1e4, float("inf"), float("-inf"), float("nan")]
 
-by_kind = pytest.mark.parametrize("form", KINDS)
+by_form = pytest.mark.parametrize("form", LOSSES)
 
 
 def script_discriminator(real, fake, form, real_label=1.0, fake_label=0.0):
@@ -99,7 +99,7 @@ def bounds_of(form, *scores, real_label=1.0, fake_label=0.0, dloss=1.75):
 def check_discriminator(form, real, fake, **labels):
     losses, gradients = bounds_of(form, real, fake, **labels)
     return check(
-        lambda r, f: gan_discriminator_loss(r, f, **KINDS[form], **labels),
+        lambda r, f: gan_discriminator_loss(r, f, **LOSSES[form], **labels),
         lambda r, f: script_discriminator(r, f, form, **labels),
         real, fake, bounds=[*losses, *gradients],
     )  # fmt: skip
@@ -108,13 +108,13 @@ def check_discriminator(form, real, fake, **labels):
 def check_generator(form, fake, **label):
     (loss, _), gradients = bounds_of("linear" if form == "hinge" else form, fake, **label)
     return check(
-        lambda f: (gan_generator_loss(f, **KINDS[form], **label),),
+        lambda f: (gan_generator_loss(f, **LOSSES[form], **label),),
         lambda f: (script_generator(f, form, **label),),
         fake, bounds=[loss, *gradients],
     )  # fmt: skip
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shapes", SHAPES, ids=str)
 def test_matches_the_script(backend, device, form, dtype, shapes):
@@ -144,7 +144,7 @@ def test_least_squares_takes_any_label(backend, device):
     check_generator("squared", fake, real_label=-2)
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "expanded"])
 def test_any_layout(backend, device, form, layout):
     real, fake = (scores(form, (6, 3, 14, 18), device) for _ in range(2))
@@ -166,13 +166,13 @@ def test_any_layout(backend, device, form, layout):
 def check_split(form, both, **labels):
     losses, gradients = bounds_of(form, *both.chunk(2), **labels)
     return check(
-        lambda x: gan_discriminator_loss(x, splits=2, **KINDS[form], **labels),
+        lambda x: gan_discriminator_loss(x, splits=2, **LOSSES[form], **labels),
         lambda x: script_discriminator(*x.chunk(2), form, **labels),
         both, bounds=[*losses, torch.cat(gradients)],
     )  # fmt: skip
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2,), (34,), (64, 1), (6, 1, 7, 5), (8194,)], ids=str)
 def test_both_in_one_tensor(backend, device, form, dtype, shape):
@@ -185,7 +185,7 @@ def test_both_in_one_tensor(backend, device, form, dtype, shape):
     torch.testing.assert_close(split["d0"], torch.cat([apart["d0"], apart["d1"]]))
 
 
-@by_kind
+@by_form
 @pytest.mark.parametrize("value", UNUSUAL)
 @pytest.mark.parametrize("position", [0, 5, 18])
 def test_unusual_scores(backend, device, form, value, position):
@@ -214,37 +214,37 @@ def test_hinge_at_its_corner_has_torchs_gradient(backend, device, dtype):
     assert (results["d1"] * 8 / 1.75).tolist() == fake_slope
 
 
-@by_kind
+@by_form
 def test_only_gradients_that_are_asked_for(backend, device, form):
     real, fake = scores(form, (7, 5), device), scores(form, (9,), device)
-    full = run(lambda r, f: gan_discriminator_loss(r, f, **KINDS[form]), real, fake, dloss=1.0)
+    full = run(lambda r, f: gan_discriminator_loss(r, f, **LOSSES[form]), real, fake, dloss=1.0)
     for wanted in (0, 1):
         pair = [leaf(x) if i == wanted else x for i, x in enumerate((real, fake))]
-        loss, *means = gan_discriminator_loss(*pair, **KINDS[form])
+        loss, *means = gan_discriminator_loss(*pair, **LOSSES[form])
         assert loss.requires_grad
         assert not any(mean.requires_grad for mean in means)
         loss.backward()
         assert torch.equal(pair[wanted].grad, full[f"d{wanted}"])
         assert pair[1 - wanted].grad is None
-    results = gan_discriminator_loss(real, fake, **KINDS[form])
+    results = gan_discriminator_loss(real, fake, **LOSSES[form])
     assert not any(value.requires_grad for value in results)
     with torch.no_grad():
-        assert not gan_discriminator_loss(leaf(real), fake, **KINDS[form])[0].requires_grad
+        assert not gan_discriminator_loss(leaf(real), fake, **LOSSES[form])[0].requires_grad
 
 
-@by_kind
+@by_form
 def test_loss_in_larger_expressions(backend, device, form):
     real, fake = scores(form, (41, 3), device), scores(form, (133,), device)
     for use in (lambda y: y * 3.0, lambda y: y.square() + 2 * y, lambda y: -y, lambda y: y * 0.0):
         inputs = [leaf(x) for x in (real, fake)]
-        loss = gan_discriminator_loss(*inputs, **KINDS[form])[0]
+        loss = gan_discriminator_loss(*inputs, **LOSSES[form])[0]
         gradients = torch.autograd.grad(use(loss), inputs, retain_graph=True)
         alone = leaf(loss)
         (dloss,) = torch.autograd.grad(use(alone), alone)
         for dx, expected in zip(gradients, torch.autograd.grad(loss, inputs, dloss), strict=True):
             assert torch.equal(dx, expected)
     x = leaf(real)
-    loss = gan_discriminator_loss(x, fake, **KINDS[form])[0]
+    loss = gan_discriminator_loss(x, fake, **LOSSES[form])[0]
     loss.backward(retain_graph=True)
     once = x.grad.clone()
     loss.backward()
@@ -267,7 +267,7 @@ def test_the_tutorials_logarithms(backend, device, real_label):
     assert results["loss"] > 0
 
 
-@by_kind
+@by_form
 def test_empty_input(backend, device, form):
     for shapes in [((0,), (0,)), ((0, 1, 4), (5,)), ((5,), (0,))]:
         real, fake = (scores(form, shape, device) for shape in shapes)

@@ -56,7 +56,7 @@ def draw_arguments(draw: Any, op: str) -> dict[str, Any]:
     values |= {"momentum": 0.1, "eps": 1e-5, "negative_slope": 0.2, "splits": splits}
     values |= {"activation": draw(st.sampled_from([None, "relu", "leaky_relu"]))}
     values |= {"order": draw(st.sampled_from(["norm_act", "act_norm"])), "label": 0.9}
-    values |= {"kind": draw(st.sampled_from(["probabilities", "logits", "hinge", "linear"]))}
+    values |= {"form": draw(st.sampled_from(["probabilities", "logits", "hinge", "linear"]))}
     values |= {"real_label": 1.0, "fake_label": 0.0, "from_logits": draw(st.booleans())}
     values |= {"reduction": draw(st.sampled_from(["none", "mean", "sum"]))}
     if "cross_entropy" in op:

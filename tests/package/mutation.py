@@ -58,8 +58,8 @@ smallest denominator | SMALLEST_DENOMINATOR = 9.999999960041972e-13 | SMALLEST_D
 factor 1/n | dy = dy / u.numel() | dy = dy / u.shape[-1]
 weight | else dy * weight.to(dy.dtype) | else dy
 log clamp of the target | (-u).log1p() - u.log() | (-u).log1p().clamp_min(-100) - u.log().clamp_min(-100)
-label of the other half | mean_loss(fake, kind, fake_label) | mean_loss(fake, kind, 1 - real_label)
-score | (x.sigmoid() if kind == "logits" else x for x | (x for x
+label of the other half | mean_loss(fake, form, fake_label) | mean_loss(fake, form, 1 - real_label)
+score | (x.sigmoid() if form == "logits" else x for x | (x for x
 splits order | zip(parts, (real_label, fake_label), | zip(parts, (fake_label, real_label)[-len(parts) :],
 hinge corner | (1 - t * x <= 0) | (1 - t * x < 0)
 NaN at the hinge | (1 - t * x <= 0).logical_not() | (1 - t * x > 0)
@@ -205,7 +205,7 @@ scores without gradient | ctx.mark_non_differentiable(real_score, fake_score) | 
 loss without gradient | if dloss is None: | if False:
 ganfast/functional/losses.py: balancing binary_cross_entropy_nn gan_loss_nn
 mean over scales | (torch.stack(each).mean(0) for each | (torch.stack(each).sum(0) for each
-generator's kind | op_kind: str = getattr(GAN_LOSSES[kind], network) | op_kind: str = GAN_LOSSES[kind].discriminator
+generator's form | form: str = getattr(GAN_LOSSES[kind], network) | form: str = GAN_LOSSES[kind].discriminator
 labels without a meaning | if real_label != 1.0 or fake_label != 0.0: | if False:
 label beyond 1 | if not 0.0 <= label <= 1.0: | if not 0.0 <= label:
 float32 under autocast | x = x.float() | pass

@@ -11,8 +11,8 @@
 namespace ganfast {
 namespace {
 
-const LossKernels& kernels_for(const Tensor& x, std::string_view kind) {
-  return select_kernels<LossSelection>({element_type("gan_loss", x), parse_kind(kind), true});
+const LossKernels& kernels_for(const Tensor& x, std::string_view form) {
+  return select_kernels<LossSelection>({element_type("gan_loss", x), parse_form(form), true});
 }
 
 // Scores of one label: a tensor, or a half of one.
@@ -41,12 +41,12 @@ std::pair<Scores, Scores> real_and_fake(const Tensor& real, const Tensor& fake, 
 
 Tensor contiguous(const Tensor& x) { return x.contiguous(x.suggest_memory_format()); }
 
-ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view kind,
+ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view form,
                      double real_label, double fake_label, int64_t splits) {
   check_scores(real_any, fake_any, splits);
   const Tensor real = contiguous(real_any);
   const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
-  const LossKernels& kernels = kernels_for(real, kind);
+  const LossKernels& kernels = kernels_for(real, form);
   const at::ScalarType type = arithmetic_type(real);
   const auto [first, second] = real_and_fake(real, fake, real_label, fake_label, splits);
 
@@ -66,13 +66,13 @@ ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std
 }
 
 TwoTensors backward(const Tensor& dloss, const Tensor& real_any, const OptionalTensor& fake_any,
-                    std::string_view kind, double real_label, double fake_label, int64_t splits,
+                    std::string_view form, double real_label, double fake_label, int64_t splits,
                     bool need_real, bool need_fake) {
   check_scores(real_any, fake_any, splits);
   check_scalar("dloss", dloss, real_any);
   const Tensor real = contiguous(real_any);
   const Tensor fake = has(fake_any) ? contiguous(*fake_any) : Tensor();
-  const LossKernels& kernels = kernels_for(real, kind);
+  const LossKernels& kernels = kernels_for(real, form);
   const auto gradient_of = [&](const Tensor& x, bool needed) {
     return needed && x.defined() ? output_like(x) : at::empty({0}, real.options());
   };

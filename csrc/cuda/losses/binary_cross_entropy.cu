@@ -16,7 +16,7 @@ struct Operands {
            std::string_view reduction)
       : format(x_any.suggest_memory_format()), x(x_any.contiguous(format)) {
     check_target(target_any, x);
-    call.kind = from_logits ? Loss::logits : Loss::probabilities;
+    call.form = from_logits ? Loss::logits : Loss::probabilities;
     target = checked_like_x("target", target_any, x, x.scalar_type(), format);
     weight = checked_like_x("weight", weight_any, x, arithmetic_type(x), format);
     pos_weight = checked_like_x("pos_weight", pos_weight_any, x, arithmetic_type(x), format);

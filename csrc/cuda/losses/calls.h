@@ -21,7 +21,7 @@ struct ScoreGroup {
 
 // Tensors of one shape and order in memory; a null pointer stands for a tensor that is not there.
 struct ScoreCall {
-  Loss kind;
+  Loss form;
   ScoreGroup groups[most_score_groups];  // of real and of generated images; the second may be empty
   int group_count;
   const void* target;                    // of x's type

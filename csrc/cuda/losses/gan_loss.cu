@@ -25,7 +25,7 @@ void* part_of(const Tensor& dx, int64_t begin) {
          begin * static_cast<int64_t>(dx.element_size());
 }
 
-ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view kind,
+ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std::string_view form,
                      double real_label, double fake_label, int64_t splits) {
   check_scores(real_any, fake_any, splits);
   const Device device(real_any);
@@ -39,7 +39,7 @@ ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std
   }
   const int64_t n = real.numel() / splits;
   ScoreCall call{};
-  call.kind = parse_kind(kind);
+  call.form = parse_form(form);
   call.groups[0] = group_of(real, 0, n, real_label);
   call.group_count = joint ? 2 : 1;
   if (splits == 2) call.groups[1] = group_of(real, n, n, fake_label);
@@ -55,7 +55,7 @@ ThreeTensors forward(const Tensor& real_any, const OptionalTensor& fake_any, std
 }
 
 TwoTensors backward(const Tensor& dloss, const Tensor& real_any, const OptionalTensor& fake_any,
-                    std::string_view kind, double real_label, double fake_label, int64_t splits,
+                    std::string_view form, double real_label, double fake_label, int64_t splits,
                     bool need_real, bool need_fake) {
   check_scores(real_any, fake_any, splits);
   check_scalar("dloss", dloss, real_any);
@@ -69,7 +69,7 @@ TwoTensors backward(const Tensor& dloss, const Tensor& real_any, const OptionalT
   const Tensor incoming = scalar_for_kernel(dloss, real);
   const int64_t n = real.numel() / splits;
   ScoreCall call{};
-  call.kind = parse_kind(kind);
+  call.form = parse_form(form);
   call.dloss = {incoming.data_ptr(), incoming.scalar_type() != arithmetic_type(real)};
   const auto add = [&](ScoreGroup group, void* dx) {
     group.out = dx;

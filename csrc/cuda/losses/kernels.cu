@@ -35,8 +35,8 @@ using Constant = std::integral_constant<decltype(VALUE), VALUE>;
 
 // Calls f with the loss as a constant: scores are few, and so are the kernels.
 template <typename F>
-__device__ __forceinline__ void with_loss(Loss kind, const F& f) {
-  switch (kind) {
+__device__ __forceinline__ void with_form(Loss form, const F& f) {
+  switch (form) {
     case Loss::probabilities:
       return f(Constant<Loss::probabilities>{});
     case Loss::logits:
@@ -125,8 +125,8 @@ __global__ void __launch_bounds__(score_threads, 2)
       S losses[V] = {}, scores[V] = {};
       for (int64_t unit = run; unit < run + step * score_run && unit < units; unit += step) {
         const Operands<T> o(call, group, unit * V);
-        with_loss(call.kind, [&](auto kind) {
-          constexpr Loss L = decltype(kind)::value;
+        with_form(call.form, [&](auto form) {
+          constexpr Loss L = decltype(form)::value;
 #pragma unroll
           for (int v = 0; v < V; ++v) {
             if (v >= o.count) continue;
@@ -181,8 +181,8 @@ __global__ void __launch_bounds__(score_threads) score_map(const __grid_constant
     for (int64_t i = thread * V; i < group.n; i += step) {
       const Operands<T> o(call, group, i);
       S results[V];
-      with_loss(call.kind, [&](auto kind) {
-        constexpr Loss L = decltype(kind)::value;
+      with_form(call.form, [&](auto form) {
+        constexpr Loss L = decltype(form)::value;
 #pragma unroll
         for (int v = 0; v < V; ++v) {
           if constexpr (gradient) {

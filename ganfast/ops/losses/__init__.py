@@ -1,8 +1,8 @@
 """The losses of GANs: ``binary_cross_entropy`` (bce.py) and ``gan_loss`` (gan.py).
 
-Both consist of the same functions of one score. ``kind`` names such a function, in the op
-``gan_loss`` as in Triton's kernels and csrc; ``functional.losses.GAN_LOSSES`` lists the kinds of
-the op that each kind of GAN loss consists of.
+Both consist of the same functions of one score. ``form`` names such a function, in the op
+``gan_loss`` as in Triton's kernels and csrc; a kind of GAN loss, such as "lsgan", consists of the
+forms that ``functional.losses.GAN_LOSSES`` lists.
 """
 
 from ganfast.ops.losses import bce, gan

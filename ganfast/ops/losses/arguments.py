@@ -13,7 +13,7 @@ from torch import Tensor
 from ganfast.ops.tensors import check_floating_point
 
 REDUCTIONS = ("none", "mean", "sum")
-KINDS = ("probabilities", "logits", "squared", "hinge", "linear")
+FORMS = ("probabilities", "logits", "squared", "hinge", "linear")
 
 
 def check_cross_entropy(a: SimpleNamespace) -> None:
@@ -40,8 +40,8 @@ def check_cross_entropy_backward(a: SimpleNamespace) -> None:
 def check_gan_loss(a: SimpleNamespace) -> None:
     """Raise if the scores of ``gan_loss`` have none of its three forms."""
     check_floating_point("gan_loss", a.real)
-    if a.kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {a.kind!r}")
+    if a.form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {a.form!r}")
     halves = a.fake is None and a.real.dim() > 0 and a.real.shape[0] % 2 == 0
     if a.splits != 1 and not (a.splits == 2 and halves):
         raise ValueError(

@@ -1,22 +1,22 @@
 """The loss of a discriminator on real and generated images, or of a generator, in one op.
 
-Every kind of loss is the mean of one function of a score x and a number t, the label::
+Every form of the loss is the mean of one function of a score x and a number t, the label::
 
-    kind            loss                                slope                     score
+    form            loss                                slope                     score
     probabilities   -t log(x) - (1 - t) log(1 - x)      (x - t) / (x (1 - x))     x
     logits          the same of sigmoid(x)              sigmoid(x) - t            sigmoid(x)
     squared         (x - t)^2                           2 (x - t)                 x
     hinge           max(0, 1 - t x)                     -t where t x < 1          x
     linear          -t x                                -t                        x
 
-"probabilities" and "logits" are computed as in bce.py. A discriminator's loss
-is the mean over the real scores with ``real_label`` plus the mean over the generated ones with
-``fake_label``; hinge and linear take labels of 1 and -1. The sources of the kinds are named in
-``functional.gan_discriminator_loss``.
+"probabilities" and "logits" are computed as in bce.py. A discriminator's loss is the mean over the
+real scores with ``real_label`` plus the mean over the generated ones with ``fake_label``; hinge and
+linear take labels of 1 and -1. ``functional.gan_discriminator_loss`` names the kinds of GAN loss
+that consist of them, and their sources.
 
-Scores come in three forms: ``real`` and ``fake``; ``real`` alone with ``splits=2``, the real scores
-in its first half and the generated ones in its second; ``real`` alone with ``splits=1``, for a
-generator's loss with the label ``real_label``.
+Scores are given in three ways: ``real`` and ``fake``; ``real`` alone with ``splits=2``, the real
+scores in its first half and the generated ones in its second; ``real`` alone with ``splits=1``, for
+a generator's loss with the label ``real_label``.
 
 Results: the loss and the mean scores of the real and of the generated images, scalars in float32
 (float64 for float64); a generator's loss comes with scores of no elements. Scores have no gradient.

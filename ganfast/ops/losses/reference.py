@@ -81,7 +81,7 @@ def binary_cross_entropy_target_backward(
 def gan_loss(
     real: Tensor,
     fake: Tensor | None,
-    kind: str,
+    form: str,
     real_label: float,
     fake_label: float,
     splits: int,
@@ -92,16 +92,16 @@ def gan_loss(
         real, fake = real.chunk(2)
     with torch._C._DisableAutocast():  # which forbids binary_cross_entropy on GPUs
         if fake is None:
-            loss = mean_loss(real, kind, real_label)
+            loss = mean_loss(real, form, real_label)
             return loss, real.new_empty(0), real.new_empty(0)
-        return discriminator_loss(real, fake.to(real.dtype), kind, real_label, fake_label)
+        return discriminator_loss(real, fake.to(real.dtype), form, real_label, fake_label)
 
 
 def gan_loss_backward(
     dloss: Tensor,
     real: Tensor,
     fake: Tensor | None,
-    kind: str,
+    form: str,
     real_label: float,
     fake_label: float,
     splits: int,
@@ -113,52 +113,52 @@ def gan_loss_backward(
     if need_real:
         parts = real.chunk(2) if splits == 2 else (real,)
         labelled = zip(parts, (real_label, fake_label), strict=False)
-        gradients = [_gan_gradient(dloss, x, kind, label) for x, label in labelled]
+        gradients = [_gan_gradient(dloss, x, form, label) for x, label in labelled]
         dreal = result_like(real, torch.cat(gradients) if splits == 2 else gradients[0])
     if need_fake and fake is not None:
-        dfake = result_like(fake, _gan_gradient(dloss, fake, kind, fake_label))
+        dfake = result_like(fake, _gan_gradient(dloss, fake, form, fake_label))
     return dreal, dfake
 
 
 def discriminator_loss(
-    real: Tensor, fake: Tensor, kind: str, real_label: float, fake_label: float
+    real: Tensor, fake: Tensor, form: str, real_label: float, fake_label: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss of real and of generated scores, and their means."""
-    loss = mean_loss(real, kind, real_label) + mean_loss(fake, kind, fake_label)
-    real_score, fake_score = (x.sigmoid() if kind == "logits" else x for x in (real, fake))
+    loss = mean_loss(real, form, real_label) + mean_loss(fake, form, fake_label)
+    real_score, fake_score = (x.sigmoid() if form == "logits" else x for x in (real, fake))
     return loss, real_score.mean(), fake_score.mean()
 
 
-def mean_loss(x: Tensor, kind: str, label: float) -> Tensor:
-    """Return the mean of a kind of loss of scores with one label."""
-    if kind == "probabilities":
+def mean_loss(x: Tensor, form: str, label: float) -> Tensor:
+    """Return the mean of a form of the loss, of scores with one label."""
+    if form == "probabilities":
         return functional.binary_cross_entropy(x, torch.full_like(x, label))
-    if kind == "logits":
+    if form == "logits":
         return functional.binary_cross_entropy_with_logits(x, torch.full_like(x, label))
-    if kind == "squared":
+    if form == "squared":
         return (x - label).square().mean()
-    return (1 - label * x).relu().mean() if kind == "hinge" else (-label * x).mean()
+    return (1 - label * x).relu().mean() if form == "hinge" else (-label * x).mean()
 
 
 def _slope(
-    x: Tensor, kind: str, t: Tensor | float, pos_weight: Tensor | float = 1.0
+    x: Tensor, form: str, t: Tensor | float, pos_weight: Tensor | float = 1.0
 ) -> Tensor | float:
-    """Return the derivative of a kind of loss of each score with target t."""
-    if kind == "probabilities":
+    """Return the derivative of a form of the loss, of each score with target t."""
+    if form == "probabilities":
         return (x - t) / ((1 - x) * x).clamp_min(SMALLEST_DENOMINATOR)
-    if kind == "logits":
+    if form == "logits":
         positive = pos_weight * t
         return x.sigmoid() * (positive + (1 - t)) - positive
-    if kind == "squared":
+    if form == "squared":
         return 2 * (x - t)
-    if kind == "hinge":  # NaN keeps its slope, as behind torch's ReLU
+    if form == "hinge":  # NaN keeps its slope, as behind torch's ReLU
         return (1 - t * x <= 0).logical_not().to(x.dtype) * -t
     return -t
 
 
-def _gan_gradient(dloss: Tensor, x: Tensor, kind: str, label: float) -> Tensor:
+def _gan_gradient(dloss: Tensor, x: Tensor, form: str, label: float) -> Tensor:
     u = x.to(dloss.dtype)
-    return _slope(u, kind, label) * _incoming(dloss, u, None, "mean").expand(x.shape)
+    return _slope(u, form, label) * _incoming(dloss, u, None, "mean").expand(x.shape)
 
 
 def _incoming(dy: Tensor, u: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

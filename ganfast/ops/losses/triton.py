@@ -68,9 +68,9 @@ def binary_cross_entropy_backward(dy: Tensor, x: Tensor, *rest: Any) -> Tensor:
 
 def gan_loss(real: Tensor, fake: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the loss and the mean scores: in one kernel, or for many scores in two."""
-    kind, real_label, fake_label, splits = rest
+    form, real_label, fake_label, splits = rest
     scores = _scores(real, fake, splits)
-    constants = _constants(scores.real, kind)
+    constants = _constants(scores.real, form)
     wide = accumulation_dtype(real)
     loss = real.new_empty((), dtype=wide)
     shape = () if scores.joint else (0,)
@@ -101,9 +101,9 @@ def gan_loss_backward(
     dloss: Tensor, real: Tensor, fake: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of the scores that need one, in one kernel."""
-    kind, real_label, fake_label, splits, need_real, need_fake = rest
+    form, real_label, fake_label, splits, need_real, need_fake = rest
     scores = _scores(real, fake, splits)
-    constants = _constants(scores.real, kind)
+    constants = _constants(scores.real, form)
     dreal = torch.empty_like(scores.real) if need_real else None
     dfake = torch.empty_like(scores.fake) if need_fake and fake is not None else None
     results = tuple(real.new_empty(0) if dx is None else dx for dx in (dreal, dfake))
@@ -174,10 +174,10 @@ def _parts(n: int) -> tuple[int, int]:
     return -(-blocks // tiles), tiles
 
 
-def _constants(x: Tensor, kind: str) -> dict[str, Any]:
-    """Return the constants of a kernel on scores of a kind of loss."""
+def _constants(x: Tensor, form: str) -> dict[str, Any]:
+    """Return the constants of a kernel for a form of the loss."""
     return {
-        "KIND": kind,
+        "FORM": form,
         "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32,
         "INDEX": tl.int32 if x.numel() < 2**31 else tl.int64,
         "BLOCK": SCORES_PER_BLOCK,
