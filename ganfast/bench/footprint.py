@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 __all__ = ["Footprint", "footprint"]
 
@@ -23,6 +24,17 @@ CUDA_STEPS = 6
 
 Event = Mapping[str, Any]
 
+BUILD = "ganfast: build"
+PARTS = {
+    "networks": re.escape(BUILD),
+    "optimizers": r"Optimizer\.step",
+    "backward": "autograd::",
+    "convolutions": "conv",
+    "normalisation and activations": "norm|relu|tanh",
+}
+"""Parts of a step: what the name of the outermost operation that allocates has in it; the first
+that fits counts, and what fits none is the part "other"."""
+
 
 class Footprint(NamedTuple):
     """Memory and kernels of one provider, without the images it trains on.
@@ -32,11 +44,14 @@ class Footprint(NamedTuple):
             parameters, gradients, optimizer states, activations.
         kept_bytes: the part that is still allocated after a step.
         kernels: kernels of one step on the GPU; None on the CPU.
+        parts: bytes of the peak by the part of the step that allocated them, see ``PARTS``;
+            gradients count as backward's. Empty on a GPU.
     """
 
     peak_bytes: int
     kept_bytes: int
     kernels: int | None
+    parts: Mapping[str, int]
 
 
 def footprint(build: Callable[[], Callable[[], Any]], device: str = "cpu") -> Footprint:
@@ -60,11 +75,13 @@ def footprint(build: Callable[[], Callable[[], Any]], device: str = "cpu") -> Fo
         return _on_cuda(build)
     gc.collect()  # later releases are then the provider's own
     with _recorded([ProfilerActivity.CPU], profile_memory=True) as events:
-        step = build()
+        with record_function(BUILD):
+            step = build()
         for _ in range(CPU_STEPS):
             step()
     del step
-    return Footprint(*_peak_and_end(events), None)
+    live, kept = _peak_and_end(events)
+    return Footprint(_total(live), _total(kept), None, _by_part(live, events))
 
 
 def _on_cuda(build: Callable[[], Callable[[], Any]]) -> Footprint:
@@ -82,7 +99,7 @@ def _on_cuda(build: Callable[[], Callable[[], Any]]) -> Footprint:
     with _recorded([ProfilerActivity.CPU, ProfilerActivity.CUDA]) as events:
         step()
         torch.cuda.synchronize()
-    return Footprint(peak, kept, _kernels(events))
+    return Footprint(peak, kept, _kernels(events), {})
 
 
 @contextmanager
@@ -117,21 +134,43 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _peak_and_end(events: Sequence[Event]) -> tuple[int, int]:
-    """Return the peak of the allocated bytes, and those still allocated at the end.
+def _peak_and_end(events: Sequence[Event]) -> tuple[list[Event], list[Event]]:
+    """Return the allocations that are live at the peak of their sum, and at the end.
 
     By address, since the profiler also records the release of blocks from before.
     """
     changes = [event for event in events if event.get("name") == "[memory]"]
-    sizes: dict[int, int] = {}
+    live: dict[int, Event] = {}
+    at_peak: list[Event] = []
     peak = total = 0
     for change in sorted(changes, key=lambda event: float(event["ts"])):
         address, size = change["args"]["Addr"], change["args"]["Bytes"]
         if size > 0:
-            sizes[address] = size
-        total += size if size > 0 else -sizes.pop(address, 0)
-        peak = max(peak, total)
-    return peak, total
+            live[address] = change
+        elif address in live:
+            size = -live.pop(address)["args"]["Bytes"]
+        else:
+            continue
+        total += size
+        if total > peak:
+            peak, at_peak = total, list(live.values())
+    return at_peak, list(live.values())
+
+
+def _total(allocations: Sequence[Event]) -> int:
+    return sum(allocation["args"]["Bytes"] for allocation in allocations)
+
+
+def _by_part(allocations: Sequence[Event], events: Sequence[Event]) -> dict[str, int]:
+    """Return the bytes of allocations by the part of a step, ``PARTS``, that made them."""
+    spans = [event for event in events if event.get("cat") in ("cpu_op", "user_annotation")]
+    found = dict.fromkeys((*PARTS, "other"), 0)
+    for allocation in allocations:
+        around = [span for span in spans if 0 <= allocation["ts"] - span["ts"] <= span["dur"]]
+        outermost = min(around, key=lambda span: float(span["ts"]), default={"name": ""})
+        fitting = (part for part, name in PARTS.items() if re.search(name, outermost["name"]))
+        found[next(fitting, "other")] += allocation["args"]["Bytes"]
+    return found
 
 
 def _kernels(events: Sequence[Event]) -> int:

@@ -90,8 +90,25 @@ def tables(folder: Path) -> str:
     texts = []
     for path in sorted(folder.glob("*.jsonl")):
         results = read(path)
-        texts.append(f"\n{_caption(path.stem, results)}\n\n{_table(results)}\n")
+        texts.append(f"\n{_caption(path.stem, results)}\n\n{_table(results)}\n{_memory(results)}")
     return "".join(texts)
+
+
+def _memory(results: Sequence[Result]) -> str:
+    """Return a table of the memory at the peak of each step by part, "" if none was measured."""
+    steps = [r for r in results if r.peak_parts]
+    if not steps:
+        return ""
+    parts = list(steps[0].peak_parts["ganfast"])
+    rows = [["MB at the peak of a step", "layers", *parts, "all"]]
+    rows.append(["---"] * 2 + ["---:"] * (len(parts) + 1))
+    for result in steps:
+        for name, layers in (("eager", "torch's"), ("ganfast", "ganfast's")):
+            sizes = result.peak_parts[name]
+            figures = [f"{size / 1e6:.1f}" for size in (*sizes.values(), sum(sizes.values()))]
+            rows.append([result.shape, layers, *figures])
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"\n{lines}\n"
 
 
 def draw(folder: Path, pictures: Path) -> list[Path]:

@@ -33,6 +33,8 @@ class Result:
             files of earlier versions.
         kept_bytes: the part that is still allocated after a call.
         kernels: number of kernels of a call on a GPU; empty on the CPU.
+        peak_parts: the peak of each provider by the part of the step that allocated it; empty on a
+            GPU.
     """
 
     suite: str
@@ -49,6 +51,7 @@ class Result:
     peak_bytes: dict[str, int] = field(default_factory=dict)
     kept_bytes: dict[str, int] = field(default_factory=dict)
     kernels: dict[str, int] = field(default_factory=dict)
+    peak_parts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def peers(self) -> list[str]:

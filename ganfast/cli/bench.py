@@ -163,6 +163,7 @@ def _measured(
             {name: found.peak_bytes for name, found in taken.items()},
             {name: found.kept_bytes for name, found in taken.items()},
             {name: found.kernels for name, found in taken.items() if found.kernels is not None},
+            {name: dict(found.parts) for name, found in taken.items() if found.parts},
         )  # fmt: skip
 
 

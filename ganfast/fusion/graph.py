@@ -113,7 +113,7 @@ def compile_fused(
         "%d pair(s) and %d loss(es) fused, %d left%s",
         len(report.fused), len(report.losses), len(report.skipped), stays and f" ({stays})",
     )  # fmt: skip
-    if not (report.fused or report.losses) and (report.skipped or _has_weights(graph_module)):
+    if not (report.fused or report.losses) and (report.skipped or _is_unserved(graph_module)):
         reason = stays or "it has no BatchNorm, InstanceNorm or binary cross-entropy of torch's"
         _warn_once(f"nothing was fused in a graph of this model: {reason}")
     if inner == "inductor":
@@ -133,10 +133,14 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def _has_weights(graph_module: GraphModule) -> bool:
-    """Return whether a graph computes with layers, and is not the few operations between them."""
-    inputs = graph_module.graph.find_nodes(op="placeholder")
-    return any(isinstance(n.meta.get("example_value"), torch.nn.Parameter) for n in inputs)
+def _is_unserved(graph_module: GraphModule) -> bool:
+    """Return whether a graph computes with layers, but with none of ganfast's.
+
+    A graph without layers is the few operations between two others.
+    """
+    nodes = graph_module.graph.nodes
+    has_layers = any(isinstance(n.meta.get("example_value"), torch.nn.Parameter) for n in nodes)
+    return has_layers and not any(str(n.target).startswith("ganfast.") for n in nodes)
 
 
 def _warn_of_double_backward(compiled: Callable[..., Any]) -> Callable[..., Any]:

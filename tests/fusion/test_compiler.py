@@ -370,6 +370,13 @@ def test_nothing_fused_is_one_warning(case, caplog):
     assert message in warning
 
 
+def test_fused_layers_are_no_reason_to_warn(caplog):
+    _warn_once.cache_clear()
+    model = nn.Sequential(nn.Linear(3, 4), ganfast.nn.BatchNorm1d(4, activation="relu"))
+    torch.compile(model, backend="ganfast")(torch.randn(5, 3))
+    assert not warnings_of(caplog)
+
+
 def test_a_gradient_penalty_through_inductor_names_the_way(caplog):
     _warn_once.cache_clear()
     x = torch.randn(4, 3, requires_grad=True)
