@@ -70,7 +70,10 @@ HEADLINE = {
     "gradient of the gradient, float32": ("ops", "float32", "double backward"),
     "discriminator's BCE loss": ("losses", "discriminator loss", "forward+backward"),
 }
-"""The rows of README's table."""
+"""The rows of README's table that are of layers alone."""
+
+STEP = "64x3x64x64"
+"""The training step in README's table: the paper's images, at the batch of most examples."""
 
 
 def headline(folder: Path) -> str:
@@ -81,8 +84,35 @@ def headline(folder: Path) -> str:
     for title, key in HEADLINE.items():
         groups = [[r for r in rs if (r.suite, r.variant, r.passes) == key] for rs in files]
         rows.append([title, *(_ratios(group, "eager") for group in groups)])
+    steps = [next((r for r in rs if (r.suite, r.shape) == ("step", STEP)), None) for rs in files]
+    rows += [[title, *(figure(step) for step in steps)] for title, figure in OF_STEP.items()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"{lines}\n\nGeometric mean over DCGAN's shapes, in brackets the smallest.\n"
+    return (
+        f"{lines}\n\nLayers and losses: geometric mean over DCGAN's shapes, in brackets the "
+        f"smallest. Steps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
+    )
+
+
+def _speedup(step: Result | None) -> str:
+    return "" if step is None else _number(step.ratio("eager"))
+
+
+def _speedup_in_bf16(step: Result | None) -> str:
+    if step is None or "all-bf16" not in step.ms:
+        return ""
+    return _number(step.ratio("eager") / step.ratio("all-bf16"))
+
+
+def _over_floor(step: Result | None) -> str:
+    return "" if step is None or math.isnan(step.over_floor) else f"{step.over_floor:.2f}"
+
+
+OF_STEP = {
+    "DCGAN's training step, float32": _speedup,
+    "bfloat16": _speedup_in_bf16,
+    "time of the float32 step over that of its convolutions alone": _over_floor,
+}
+"""The rows of README's table that are of the whole step, and their figures."""
 
 
 def tables(folder: Path) -> str:

@@ -57,7 +57,7 @@ def test_a_result_survives_its_file(tmp_path):
 
 def test_a_result_of_an_earlier_version_says_nothing_of_memory(tmp_path):
     fields = json.loads(result().to_json())
-    for name in ("peak_bytes", "kept_bytes", "kernels"):
+    for name in ("peak_bytes", "kept_bytes", "kernels", "peak_parts"):
         del fields[name]
     (tmp_path / "abacus.jsonl").write_text(json.dumps(fields))
     (old,) = read(tmp_path / "abacus.jsonl")
@@ -111,6 +111,38 @@ def test_the_headline_has_a_column_for_each_machine(tmp_path):
     text = report.headline(tmp_path)
     assert text.startswith("| speedup over torch, forward and backward | 2 threads of Abacus")
     assert "\n| BatchNorm + LeakyReLU, float32 | 4.0 |\n| channels-last |  |\n" in text
+
+
+def test_the_headline_shows_the_step_beside_its_floor(tmp_path):
+    times = {
+        "ganfast": 2.0,
+        "eager": 5.0,
+        "all-bf16": 1.0,
+        "floor": 4.0,
+        "floor-channels-last": 1.6,
+    }
+    ms = {name: (time, time, time) for name, time in times.items()}
+    write(tmp_path, result(suite="step", passes="step", shape=report.STEP, ms=ms))
+    lines = report.headline(tmp_path).splitlines()
+    assert "| DCGAN's training step, float32 | 2.5 |" in lines
+    assert "| bfloat16 | 5.0 |" in lines
+    assert "| time of the float32 step over that of its convolutions alone | 1.25 |" in lines
+    write(tmp_path, result(suite="step", passes="step", shape="1x1x32x32", ms=ms))
+    assert "| DCGAN's training step, float32 |  |" in report.headline(tmp_path)
+
+
+def test_the_memory_of_a_step_has_a_table_by_part(tmp_path):
+    parts = {
+        "ganfast": {"networks": 1_000_000, "backward": 2_540_000},
+        "eager": {"networks": 1_000_000, "backward": 4_000_000},
+    }
+    write(tmp_path, result(), result(suite="step", passes="step", images=64, peak_parts=parts))
+    lines = report.tables(tmp_path).splitlines()
+    assert "| MB at the peak of a step | layers | networks | backward | all |" in lines
+    assert "| 4x3x5x5 | torch's | 1.0 | 4.0 | 5.0 |" in lines
+    assert "| 4x3x5x5 | ganfast's | 1.0 | 2.5 | 3.5 |" in lines
+    write(tmp_path, result())
+    assert "MB at the peak" not in report.tables(tmp_path)
 
 
 def test_a_record_becomes_a_table_with_its_command(tmp_path):
