@@ -27,6 +27,8 @@ TESTS = (
     "ops/test_batch_norm_act.py", "ops/test_activations.py", "nn/test_nn.py",
     "fusion/test_torch_tools.py", "verify/test_verify.py",
 )  # fmt: skip
+READ = ("tests", "docs", "csrc", "README.md", "pyproject.toml")
+"""What tests read of the repository, which is all but the package."""
 HEADER = "| torch | Python | installed in | CPU part | tests |\n|---|---|---|---|---|"
 PROBE = """
 import json, sys, torch
@@ -56,8 +58,9 @@ def row(wheel: Path, python: Path, folder: Path) -> tuple[str, bool]:
     run(*pip, "install", "-q", "--no-index", wheel, cwd=folder)
     seconds = time.perf_counter() - start
     torch, version, description, reason = json.loads(run(python, "-c", PROBE, cwd=folder))
-    shutil.copytree(ROOT / "tests", folder / "tests")
-    shutil.copy2(ROOT / "pyproject.toml", folder)
+    for name in READ:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
     tests = [f"tests/{name}" for name in TESTS]
     # What the eager backend computes, the tests of the other one compare with.
     backend = ("native", "not eager") if description else ("", "not native")

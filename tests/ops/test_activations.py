@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from paths import CSRC, ROOT
+from paths import CSRC
 
+from ganfast import ops
 from ganfast.activations import ACTIVATIONS, ActivationConfig
 
 SLOPE = 0.3
@@ -60,7 +62,7 @@ def named_in_cpp() -> list[str]:
 
 def named_in_triton(function: str) -> list[str]:
     """Return the activations that a function of the Triton kernels tells apart."""
-    text = (ROOT / "ganfast/ops/batch_norm_act/triton_forward.py").read_text()
+    text = (Path(ops.__file__).parent / "batch_norm_act" / "triton_forward.py").read_text()
     body = re.search(rf"def {function}\(.*?(?=\n@triton|\Z)", text, re.S)[0]
     assert "tl.static_assert" in body, "an unknown activation must not compile"
     names = re.findall(r"if ACTIVATION (?:== \"(\w+)\"|is None)", body)
