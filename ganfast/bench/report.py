@@ -88,8 +88,8 @@ def headline(folder: Path) -> str:
     rows += [[title, *(figure(step) for step in steps)] for title, figure in OF_STEP.items()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"{lines}\n\nLayers and losses: geometric mean over DCGAN's shapes, in brackets the "
-        f"smallest. Steps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
+        f"{lines}\n\nLayers and losses: geometric mean over DCGAN's shapes, "
+        f"in brackets the smallest.\nSteps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
     )
 
 
@@ -109,8 +109,8 @@ def _over_floor(step: Result | None) -> str:
 
 OF_STEP = {
     "DCGAN's training step, float32": _speedup,
-    "bfloat16": _speedup_in_bf16,
-    "time of the float32 step over that of its convolutions alone": _over_floor,
+    "DCGAN's training step, bfloat16": _speedup_in_bf16,
+    "time of the float32 step over its convolutions alone": _over_floor,
 }
 """The rows of README's table that are of the whole step, and their figures."""
 
