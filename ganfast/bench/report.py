@@ -87,10 +87,11 @@ def headline(folder: Path) -> str:
     steps = [next((r for r in rs if (r.suite, r.shape) == ("step", STEP)), None) for rs in files]
     rows += [[title, *(figure(step) for step in steps)] for title, figure in OF_STEP.items()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{lines}\n\nLayers and losses: geometric mean over DCGAN's shapes, "
-        f"in brackets the smallest.\nSteps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
+    said = (
+        "Layers and losses: geometric mean over DCGAN's shapes, in brackets the smallest.\n"
+        f"Steps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
     )
+    return f"{lines}\n\n{said}"
 
 
 def _speedup(step: Result | None) -> str:
