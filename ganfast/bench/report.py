@@ -185,7 +185,8 @@ def main() -> None:
 
 def _machine(result: Result) -> str:
     machine = result.machine
-    cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['capability']})"
+    name = machine["cpu"].replace("(R)", "").removesuffix(" Processor")
+    cpu = f"{machine['threads']} threads of {name} ({machine['capability']})"
     return machine["gpu"] or cpu
 
 
