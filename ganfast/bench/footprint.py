@@ -26,14 +26,15 @@ Event = Mapping[str, Any]
 
 BUILD = "ganfast: build"
 PARTS = {
-    "networks": re.escape(BUILD),
+    "networks and images": f"{BUILD}|^aten::(to|contiguous|clone)$",
     "optimizers": r"Optimizer\.step",
     "backward": "autograd::",
     "convolutions": "conv",
     "normalisation and activations": "norm|relu|tanh",
 }
-"""Parts of a step: what the name of the outermost operation that allocates has in it; the first
-that fits counts, and what fits none is the part "other"."""
+"""Parts of a step, and a pattern in the name of the outermost operation that allocates. The first
+that fits counts; what fits none is the part "other". The second half of the first pattern is the
+copies in another layout or precision."""
 
 
 class Footprint(NamedTuple):

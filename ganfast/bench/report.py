@@ -87,10 +87,11 @@ def headline(folder: Path) -> str:
     steps = [next((r for r in rs if (r.suite, r.shape) == ("step", STEP)), None) for rs in files]
     rows += [[title, *(figure(step) for step in steps)] for title, figure in OF_STEP.items()]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return (
-        f"{lines}\n\nLayers and losses: geometric mean over DCGAN's shapes, in brackets the "
-        f"smallest. Steps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
+    said = (
+        "Layers and losses: geometric mean over DCGAN's shapes, in brackets the smallest.\n"
+        f"Steps: a batch of {STEP}, against the PyTorch example's loop in float32.\n"
     )
+    return f"{lines}\n\n{said}"
 
 
 def _speedup(step: Result | None) -> str:
@@ -109,8 +110,8 @@ def _over_floor(step: Result | None) -> str:
 
 OF_STEP = {
     "DCGAN's training step, float32": _speedup,
-    "bfloat16": _speedup_in_bf16,
-    "time of the float32 step over that of its convolutions alone": _over_floor,
+    "DCGAN's training step, bfloat16": _speedup_in_bf16,
+    "time of the float32 step over its convolutions alone": _over_floor,
 }
 """The rows of README's table that are of the whole step, and their figures."""
 
@@ -184,7 +185,8 @@ def main() -> None:
 
 def _machine(result: Result) -> str:
     machine = result.machine
-    cpu = f"{machine['threads']} threads of {machine['cpu']} ({machine['capability']})"
+    name = machine["cpu"].replace("(R)", "").removesuffix(" Processor")
+    cpu = f"{machine['threads']} threads of {name} ({machine['capability']})"
     return machine["gpu"] or cpu
 
 

@@ -55,19 +55,22 @@ def stock(model: nn.Module) -> nn.Module:
 def _stock(layer: Any) -> nn.Module:
     if getattr(layer, "splits", 1) != 1:
         raise ValueError(f"{layer} normalises {layer.splits} chunks apart: set splits to 1 first")
-    pair = torch_pair(layer)
-    return pair if layer.activation is not None else pair[0]
+    return _torch_norm(layer) if layer.activation is None else torch_pair(layer)
 
 
 def torch_pair(layer: Any) -> nn.Sequential:
     """Build torch's layer and activation for one fused layer, with copies of its tensors."""
-    norm = _TORCH_CLASSES[type(layer)](
+    norm, act = _torch_norm(layer), ActivationConfig.of(layer).layer()
+    pair = (norm, act) if layer.order == "norm_act" else (act, norm)
+    return nn.Sequential(*pair).train(layer.training)
+
+
+def _torch_norm(layer: Any) -> nn.Module:
+    norm: nn.Module = _TORCH_CLASSES[type(layer)](
         layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats
     )
     tensors = [*layer.parameters(), *layer.buffers()]
     if tensors:
         norm.to(tensors[0].device, tensors[0].dtype if tensors[0].is_floating_point() else None)
     norm.load_state_dict(layer.state_dict())
-    act = ActivationConfig.of(layer).layer()
-    pair = (norm, act) if layer.order == "norm_act" else (act, norm)
-    return nn.Sequential(*pair).train(layer.training)
+    return norm.train(layer.training)

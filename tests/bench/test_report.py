@@ -125,8 +125,8 @@ def test_the_headline_shows_the_step_beside_its_floor(tmp_path):
     write(tmp_path, result(suite="step", passes="step", shape=report.STEP, ms=ms))
     lines = report.headline(tmp_path).splitlines()
     assert "| DCGAN's training step, float32 | 2.5 |" in lines
-    assert "| bfloat16 | 5.0 |" in lines
-    assert "| time of the float32 step over that of its convolutions alone | 1.25 |" in lines
+    assert "| DCGAN's training step, bfloat16 | 5.0 |" in lines
+    assert "| time of the float32 step over its convolutions alone | 1.25 |" in lines
     write(tmp_path, result(suite="step", passes="step", shape="1x1x32x32", ms=ms))
     assert "| DCGAN's training step, float32 |  |" in report.headline(tmp_path)
 

@@ -94,3 +94,12 @@ def test_stock_keeps_order_mode_and_dtype():
     torch.testing.assert_close(norm(act(x)), layer(x))
     with pytest.raises(ValueError, match="set splits to 1"):
         stock(fast.BatchNorm2d(3, splits=2))
+
+
+@pytest.mark.parametrize("order", ["norm_act", "act_norm"])
+def test_stock_keeps_the_norm_where_there_is_no_activation(order):
+    layer = fast.BatchNorm1d(3, activation=None, order=order)
+    copied = stock(layer)
+    assert type(copied) is nn.BatchNorm1d
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(copied(x), layer(x))
