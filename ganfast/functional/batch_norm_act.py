@@ -103,7 +103,9 @@ def batch_norm_act(
 def _check_types(training: Any, momentum: Any, splits: Any) -> None:
     if not isinstance(training, bool):
         raise TypeError(f"training must be a bool, got {training!r}")
-    if momentum is not None and not hasattr(momentum, "__float__"):
+    # The usual types first: Dynamo of torch 2.11 cannot ask a symbolic number for an attribute.
+    is_number = isinstance(momentum, (float, torch.SymFloat)) or hasattr(momentum, "__float__")
+    if momentum is not None and not is_number:
         raise TypeError(f"momentum must be a float or None, got {momentum!r}")
     if not isinstance(splits, (int, torch.SymInt)):
         raise TypeError(f"splits must be an integer, got {splits!r}")

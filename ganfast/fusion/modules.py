@@ -28,7 +28,7 @@ from ganfast.fusion.pairs import (
     loss_stays,
     places_of,
 )
-from ganfast.fusion.placeholder import FusedActivation, is_lost
+from ganfast.fusion.placeholder import FusedActivation
 from ganfast.fusion.report import FusedLayer, FusionReport
 from ganfast.nn.batch_norm import SETTINGS
 
@@ -159,7 +159,7 @@ def unfuse(*models: nn.Module) -> None:
         del vars(module)[_ORIGIN]
     undone = {module for _, module, _ in fused}
     for norm, placeholder in placeholders.items():
-        if norm in undone or is_lost(placeholder):
+        if norm in undone or placeholder.is_lost():
             placeholder.activation.train(placeholder.training)
             for parent, slot in places[placeholder]:
                 parent._modules[slot] = placeholder.activation
@@ -182,7 +182,7 @@ def _check_whole(
             )
     norms = {module for _, module, _ in fused}
     for norm, placeholder in placeholders.items():
-        if hasattr(norm, _ORIGIN) and norm not in norms and not is_lost(placeholder):
+        if hasattr(norm, _ORIGIN) and norm not in norms and not placeholder.is_lost():
             raise RuntimeError(
                 f"the layer that computes a {type(placeholder.activation).__name__} is not in "
                 "this model: unfuse the model that was fused"

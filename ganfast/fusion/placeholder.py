@@ -9,7 +9,7 @@ from torch.fx import Proxy
 
 from ganfast.nn.batch_norm import fx_leaf
 
-__all__ = ["FusedActivation", "is_lost"]
+__all__ = ["FusedActivation"]
 
 _MESSAGE = (
     "the {activation} that ganfast.fuse moved into {norm} is lost: that layer was "
@@ -57,8 +57,22 @@ class FusedActivation(nn.Identity):
         """The Sequential that has both."""
         return self._fused[2]
 
+    def is_lost(self) -> bool:
+        """Return whether the fused layer is gone from its Sequential."""
+        _, norm, parent = self._fused
+        children = parent._modules.values()
+        return norm not in children and not any(
+            module is norm for child in children if child is not None for module in child.modules()
+        )
+
+    # A constant to torch.compile, which else would guard the whole search; it compiles again where
+    # a BatchNorm was replaced, for it guards the children of a Sequential. The mark is the one that
+    # torch.compiler.assume_constant_result sets, which would import all of Dynamo. On a method:
+    # torch 2.11 takes no module as the argument of such a function.
+    is_lost._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     def forward(self, input: Tensor) -> Tensor:
-        if is_lost(self):
+        if self.is_lost():
             raise RuntimeError(
                 _MESSAGE.format(
                     activation=type(self.activation).__name__, norm=type(self.norm).__name__
@@ -70,18 +84,3 @@ class FusedActivation(nn.Identity):
 
     def extra_repr(self) -> str:
         return type(self.activation).__name__
-
-
-def is_lost(placeholder: FusedActivation) -> bool:
-    """Return whether the fused layer is gone from its Sequential."""
-    _, norm, parent = placeholder._fused
-    children = parent._modules.values()
-    return norm not in children and not any(
-        module is norm for child in children if child is not None for module in child.modules()
-    )
-
-
-# A constant to torch.compile, which else would guard the whole search; it compiles again where a
-# BatchNorm was replaced, for it guards the children of a Sequential. The mark is the one that
-# torch.compiler.assume_constant_result sets, which would import all of Dynamo.
-is_lost._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -217,7 +217,7 @@ averages in evaluation | if self.training:\n                self.updates | if Tr
 ganfast/fusion/modules.py: fusion fusion_reasons torch_tools
 slope | vars(norm).update(pair.config._asdict()) | vars(norm).update(pair.config._replace(negative_slope=0.01)._asdict())
 settings of before | vars(module).update(origin.settings) | pass
-activation of a lost layer | if norm in undone or is_lost(placeholder): | if norm in undone:
+activation of a lost layer | if norm in undone or placeholder.is_lost(): | if norm in undone:
 mode of the activation | placeholder.activation.train(placeholder.training) | pass
 half a pair | _check_whole(fused, placeholders)\n    for | for
 slots that are taken | taken = {place for pair in pairs for place in pair.places} | taken = set()
@@ -252,7 +252,7 @@ slope | act._replace(negative_slope=float(slope)) | act
 dtype of the sigmoid | or _dtype(sigmoid) != _dtype(logits): | or False:
 inside torch.func | nested = any( | nested = False and any(
 ganfast/fusion/placeholder.py: torch_tools
-lost layer | if is_lost(self): | if False:
+lost layer | if self.is_lost(): | if False:
 wrapped layer | return norm not in children and not any( | return norm not in children or not any(
 another layer of its class | module is norm for child | type(module) is type(norm) for child
 search while compiled | is_lost._dynamo_marked_constant = True | is_lost._dynamo_marked_constant = False
