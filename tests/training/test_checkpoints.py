@@ -27,6 +27,14 @@ def test_the_last_checkpoints_are_kept(tmp_path: Path, keep: int) -> None:
     assert load_newest(tmp_path)[1]["value"] == 100_000_000
 
 
+def test_a_later_checkpoint_does_not_count_as_one_of_the_last(tmp_path: Path) -> None:
+    for step in (30, 10, 20):  # 30 is damaged, say, and the run went on from before it
+        save_checkpoint(tmp_path, step, {}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"checkpoint-{step:08d}.safetensors" for step in (10, 20, 30)
+    ]
+
+
 def test_a_failed_write_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
