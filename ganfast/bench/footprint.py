@@ -33,8 +33,8 @@ PARTS = {
     "normalisation and activations": "norm|relu|tanh",
 }
 """Parts of a step, and a pattern in the name of the outermost operation that allocates. The first
-that fits counts; what fits none is the part "other". The second half of the first pattern is the
-copies in another layout or precision."""
+that fits counts; what fits none is the part "other". The second half of the first pattern is copies
+in another layout or precision, of an optimizer's states too."""
 
 
 class Footprint(NamedTuple):
