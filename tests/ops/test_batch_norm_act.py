@@ -177,6 +177,19 @@ def test_large_input_cut_into_parts(several_threads, backend, device):
     check_layer(layer, x.to(memory_format=torch.channels_last), dy)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_many_values_of_one_sign(backend, device, layout):
+    # Their sum in one float would round every addition the same way: torch's backward does so
+    # channels-last, where the eager backend uses it.
+    if (backend, layout) == ("eager", torch.channels_last):
+        pytest.skip("torch's own channels-last sums have no such bound")
+    channels = 20 if layout == torch.channels_last else 2
+    layer, x, dy = make((32, channels, 64, 64), device, activation="leaky_relu")
+    x, dy = 0.1 + 1e-3 * x, 0.1 + 1e-3 * dy
+    x[0] = 0
+    check_layer(layer, x.to(memory_format=layout), dy.to(memory_format=layout))
+
+
 @pytest.mark.parametrize("shape", [(0, 4), (0, 4, 3, 3), (2, 4, 0, 3)], ids=str)
 def test_empty_batch(backend, device, shape):
     layer, x, dy = make(shape, device, activation="relu")

@@ -84,7 +84,7 @@ last term of d_x | (mean_eh + scale * s * per_value) | mean_eh
 ddbias in evaluation | {rstd * p, q, 0 | {rstd * p, 0, 0
 csrc/cpu/batch_norm_act/loops.h: batch_norm_act
 missing tail of planes | if (rest != 0 && whole != 0) { | if (rest > 1 && whole != 0) {
-missing tail of short planes | } else if (rest != 0) { | } else if (rest > 1) {
+missing tail of short planes | } else if (rest != 0) { | } else if (rest > 4) {
 lanes counted twice | {L - rest, L} | {0, L}
 missing tail of channels, sums | sum.some(at, (r + i) * C + c, {0, count}, k) | sum.some(at, (r + i) * C + c, {0, count - 1}, k)
 missing tail of channels, y | action.some(at, (r + i) * C + c, {0, count}, k) | action.some(at, (r + i) * C + c, {0, count - 1}, k)
