@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,7 +13,7 @@ from typing import Any
 from ganfast.machine import fingerprint
 from ganfast.training.output import write_whole
 
-__all__ = ["Record", "mean_and_deviation"]
+__all__ = ["Record", "command_line", "mean_and_deviation"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,30 @@ class Record:
             return cls(**json.loads(path.read_text()))
         except (TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path.name} is no record of an application: {error}") from error
+
+
+def command_line(words: Sequence[str], options: Mapping[str, Any], names: Iterable[str]) -> str:
+    """Return the command that does the same again, without where files lie on this machine.
+
+    Args:
+        words: the command without options.
+        options: parsed, by name.
+        names: of those that the command gives, if they are set.
+
+    Examples:
+        >>> from ganfast.applications.records import command_line
+        >>> options = {"root": "/home/me", "seeds": [0, 1], "paired": True, "steps": None}
+        >>> command_line(["ganfast"], options, options)
+        'ganfast --root PATH --seeds 0 1 --paired'
+    """
+    words = list(words)
+    for name in names:
+        value = "PATH" if name == "root" and options[name] else options[name]
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+            if value is not True:
+                words += map(str, value if isinstance(value, list | tuple) else [value])
+    return shlex.join(words)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

@@ -1,15 +1,31 @@
-"""The progress of a run on standard error."""
+"""The progress of a run, or of a phase of one, on standard error."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from time import perf_counter
 from types import TracebackType
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "Steps", "progress_bar", "silent"]
 
 LINE_EVERY_S = 10.0
+
+Steps = Callable[[str, int], Iterator[int]]
+"""Takes the title of a phase and a number of steps, and yields their numbers, from 0."""
+
+
+def silent(title: str, steps: int) -> Generator[int]:
+    """Yield the numbers of the steps of a phase, and show nothing."""
+    yield from range(steps)
+
+
+def progress_bar(title: str, steps: int) -> Generator[int]:
+    """Yield the numbers of the steps of a phase, and show how many are done and the time left."""
+    with Progress(0, steps, title=title) as progress:
+        for step in range(steps):
+            yield step
+            progress.update(step + 1, {})
 
 
 class Progress:
@@ -19,20 +35,27 @@ class Progress:
         step: the first step of the run.
         steps: the last one.
         batch_size: images a step.
+        title: of a phase, whose bar does not stay and counts steps; "" for a run, which counts
+            images.
         shown: False to show nothing.
     """
 
-    def __init__(self, step: int, steps: int, batch_size: int, *, shown: bool = True) -> None:
+    def __init__(
+        self, step: int, steps: int, batch_size: int = 1, *, title: str = "", shown: bool = True
+    ) -> None:
         from tqdm import tqdm
 
         self._bar = tqdm(
+            desc=title or None,
             total=steps * batch_size,
             initial=step * batch_size,
-            unit=" images",
+            unit=" steps" if title else " images",
             unit_scale=True,
+            leave=not title,
             disable=None if shown else True,  # None: unless standard error is a terminal
         )
         self._prints = shown and self._bar.disable
+        self._title = title
         self._step = step
         self._steps = steps
         self._batch_size = batch_size
@@ -67,9 +90,7 @@ class Progress:
     def _print_line(self, elapsed_s: float) -> None:
         steps_per_s = self._steps_done / elapsed_s
         left = self._bar.format_interval((self._steps - self._step) / steps_per_s)
-        print(
-            f"step {self._step} of {self._steps}: {steps_per_s * self._batch_size:.0f} images/s"
-            f"{self._losses}, {left} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        where = f"step {self._step} of {self._steps}"
+        speed = f"{steps_per_s * self._batch_size:.0f} images/s{self._losses}"
+        text = f"{self._title}: {where}" if self._title else f"{where}: {speed}"
+        print(f"{text}, {left} left", file=sys.stderr, flush=True)
