@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from time import perf_counter
 from types import TracebackType
 
@@ -11,8 +11,8 @@ __all__ = ["Progress", "Steps", "progress_bar", "silent"]
 
 LINE_EVERY_S = 10.0
 
-Steps = Callable[[str, int], Iterator[int]]
-"""Takes the title of a phase and a number of steps, and yields their numbers, from 0."""
+Steps = Callable[[str, int], Generator[int]]
+"""Takes the title of a phase and its number of steps, and yields their numbers, from 0."""
 
 
 def silent(title: str, steps: int) -> Generator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -113,8 +114,11 @@ class Detector:
             )
         parts = images.split(BATCH)
         if method == "latent":
-            taken = progress("latent search", len(parts) * self.options.search_steps)
-            return torch.cat([self._search(self._on_device(part), taken).cpu() for part in parts])
+            with closing(
+                progress("latent search", len(parts) * self.options.search_steps)
+            ) as taken:
+                found = [self._search(self._on_device(part), taken).cpu() for part in parts]
+            return torch.cat(found)
         scorer = self._scorer(method, progress)
         steps = progress(f"{method} scores", len(parts))
         return torch.cat([scorer(self._on_device(parts[i])).cpu() for i in steps])
