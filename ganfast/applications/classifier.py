@@ -112,10 +112,10 @@ def train_classifier(
     return model.eval()
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, progress: Steps = silent) -> float:
     """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is predicted."""
     device = next(model.parameters()).device
-    found = predicted(lambda batch: model(batch).argmax(1), images, device)
+    found = predicted(lambda batch: model(batch).argmax(1), images, device, progress)
     return int((found == labels).sum()) / len(labels)
 
 

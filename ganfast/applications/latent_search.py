@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from ganfast.models import GAN
 from ganfast.training.options import POSITIVE, SEED, option
-from ganfast.training.progress import progress_bar, silent
+from ganfast.training.progress import progress_bars, silent
 
 __all__ = ["SearchOptions", "candidates", "descend", "prior_loss", "search"]
 
@@ -92,8 +92,8 @@ def candidates(
 
     latents, found = [], []
     parts = list(zip(starts.split(options.batch), which.split(options.batch), strict=True))
-    shown = progress_bar if options.shown else silent
-    with closing(shown("search", len(parts) * options.steps)) as taken:
+    with progress_bars() if options.shown else nullcontext(silent) as progress:
+        taken = progress("search", len(parts) * options.steps)
         for start, part in parts:
             indices = part.to(device)
             latent, loss = descend(

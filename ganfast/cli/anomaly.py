@@ -30,7 +30,7 @@ from ganfast.cli.processes import own_device
 from ganfast.training import DataError, keep_freed_memory, load_images
 from ganfast.training.data import image_files
 from ganfast.training.errors import counted
-from ganfast.training.progress import Steps, progress_bar
+from ganfast.training.progress import Steps, progress_bars
 
 __all__ = ["add_parser", "run"]
 
@@ -107,7 +107,8 @@ def _score(args: argparse.Namespace, folder: Path, out: Path) -> None:
     images = load_images(
         f"folder:{folder}", image_size=options.image_size, channels=options.channels
     ).images
-    scores = detector.score(images, method, progress_bar)
+    with progress_bars() as progress:
+        scores = detector.score(images, method, progress)
     shares = detector.share_below(scores, method).tolist()
     with writing_to(out), out.open("w", newline="", errors="surrogateescape") as file:
         writer = csv.writer(file)
@@ -125,10 +126,10 @@ def _train_on_everything(args: argparse.Namespace, out: Path) -> None:
     normal = load_images(
         args.data, root=args.root, download=args.download, image_size=args.image_size
     )
-    with output_folder(out, RECORD, *FILES):
+    with output_folder(out, RECORD, *FILES), progress_bars() as progress:
         detector = train_detector(
             normal, _options(args, args.seeds[0]), methods=args.methods,
-            device=own_device(args.device), progress=progress_bar,
+            device=own_device(args.device), progress=progress,
         )  # fmt: skip
         save_detector(detector, out / DETECTOR)
     print(f"trained on {counted(len(detector.known), 'image')} of {normal.name}: {out / DETECTOR}")

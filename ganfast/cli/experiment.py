@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +17,7 @@ from ganfast.cli.options import Source, add_options, positive, seed
 from ganfast.cli.processes import own_device
 from ganfast.training import keep_freed_memory
 from ganfast.training.errors import counted
-from ganfast.training.progress import Steps, progress_bar
+from ganfast.training.progress import progress_bars
 
 __all__ = ["RECORD", "Experiment", "add_device", "add_experiment", "each_once", "with_deviation"]
 
@@ -167,7 +166,7 @@ class Experiment:
             try:
                 for done, key in enumerate(left, 1):
                     each, title = dict(zip(over, key, strict=True)), _title(over, key)
-                    with _bars(f"{title} ({done} of {len(left)})") as progress:
+                    with progress_bars(f"{title} ({done} of {len(left)}): ") as progress:
                         rows[key] = {**each, **measure(**each, progress=progress)}
                     save()  # a later interruption loses no finished measurement
                     left_s = (perf_counter() - started) / done * (len(left) - done)
@@ -224,14 +223,3 @@ def _figures(told: Mapping[str, float], left_s: float) -> str:
 
     figures = ", ".join(f"{name} {value:.4f}" for name, value in told.items())
     return f"{figures}; about {tqdm.format_interval(left_s)} left" if left_s else figures
-
-
-@contextmanager
-def _bars(title: str) -> Iterator[Steps]:
-    """Give what shows the phases of a measurement, and leave no bar where an error ends one."""
-    with ExitStack() as bars:
-
-        def progress(phase: str, steps: int) -> Generator[int]:
-            return bars.enter_context(closing(progress_bar(f"{title}: {phase}", steps)))
-
-        yield progress

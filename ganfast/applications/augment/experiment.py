@@ -135,7 +135,7 @@ def run_seed(
                 device=device,
                 progress=progress,
             )
-            accuracies[method] = accuracy(model, data.test.images, data.test.labels)
+            accuracies[method] = accuracy(model, data.test.images, data.test.labels, progress)
     in_order = {method: accuracies[method] for method in METHODS if method in accuracies}
     return SeedResult(seed, in_order, *made)
 
