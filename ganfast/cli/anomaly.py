@@ -50,7 +50,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="find unusual images with a GAN trained on normal ones",
         description="Train detectors on one class of --data at a time and measure, on the test "
         "set, how well their scores tell it from the others; or score a folder of images with "
-        "--model and --score. A detector's file holds the normal images it compares with.",
+        "--model and --score. --out gets record.json, auroc.png, worst.png and, with the first "
+        "seed, detector-CLASS.safetensors, which holds the normal images it compares with.",
     )
     parser.set_defaults(run=run)
     protocol = add_experiment(parser, DetectorOptions, seeds=(0,), out=None)
@@ -74,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="test images that the method latent scores, drawn once (default: %(default)s)",
     )  # fmt: skip
     group = parser.add_argument_group("scoring a folder")
-    group.add_argument("--model", metavar="FILE", help="a detector.safetensors of an earlier run")
+    group.add_argument("--model", metavar="FILE", help="a detector of an earlier run")
     group.add_argument("--score", metavar="FOLDER", help="images to score")
 
 
@@ -155,15 +156,15 @@ def _measure(args: argparse.Namespace) -> None:
             search_images=args.search_images, device=experiment.device, progress=progress,
         )  # fmt: skip
         if seed == args.seeds[0]:
-            word = "" if len(normals) == 1 else "-" + re.sub(r"\W+", "-", normal)
-            save_detector(detector, out / f"detector{word}.safetensors")
+            word = re.sub(r"\W+", "-", normal)
+            save_detector(detector, out / f"detector-{word}.safetensors")
         return asdict(outcome)
 
     experiment.run(
         {"seed": args.seeds, "normal": normals},
         measure,
         table,
-        lambda record: _draw(record, args.methods, data.test.images, out),
+        lambda record: _draw(record, data.test.images, out),
         told=lambda row: row["auroc"],
         names=[*NAMES, *changed],
         options={
@@ -182,10 +183,11 @@ def _options(args: argparse.Namespace, seed: int) -> DetectorOptions:
     return DetectorOptions(**chosen(args, DetectorOptions), seed=seed)
 
 
-def _draw(record: Record, methods: Sequence[str], images: Tensor, out: Path) -> tuple[str, ...]:
+def _draw(record: Record, images: Tensor, out: Path) -> tuple[str, ...]:
+    methods = record.options["methods"]
     print("area under the ROC curve")
     _print_table(record.table, methods)
-    plot_auroc(record.table, methods, out / PLOT)
+    plot_auroc(record, out / PLOT)
     method = PREFERRED if PREFERRED in methods else methods[0]
     first = record.seeds[0]["seed"]
     cases = {row["normal"]: row["worst"][method] for row in record.seeds if row["seed"] == first}

@@ -92,7 +92,7 @@ def test_a_seed_repeats_the_run(finished, source, tmp_path, capsys):
     assert again["auroc"] == before["auroc"]
     assert f"{again['auroc']['features']:.4f}" in printed
     assert "±" not in printed  # one seed has no deviation
-    assert (tmp_path / "detector.safetensors").is_file()
+    assert (tmp_path / "detector-1.safetensors").is_file()
 
 
 @pytest.mark.parametrize("method", ["features", "latent"])
@@ -245,6 +245,6 @@ def test_bad_models_and_images_are_refused(finished, photos, tmp_path, capsys):
 def test_a_method_without_its_network_is_refused(source, photos, tmp_path, capsys):
     words = ["--data", f"npz:{source}", "--normal", "0", "--methods", "pixels", *SMALL]
     assert main(["anomaly", *words, "--out", str(tmp_path / "run")]) == 0
-    model = tmp_path / "run" / "detector.safetensors"
+    model = tmp_path / "run" / "detector-0.safetensors"
     words = ["--model", model, "--score", photos, "--methods", "encoder"]
     assert "without an encoder" in refused([*words, "--out", tmp_path / "s.csv"], capsys)

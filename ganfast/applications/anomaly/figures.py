@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ganfast.applications.anomaly.protocol import MEAN, WORST
+from ganfast.applications.records import Record
 
 __all__ = ["draw_errors", "plot_auroc"]
 
@@ -20,17 +20,18 @@ BREAK = 10  # between the two sides
 COLOURS = 128
 
 
-def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) -> None:
+def plot_auroc(record: Record, path: Path) -> None:
     """Plot the AUROC of every class, mean and deviation over the seeds, a mark a method.
 
     Args:
-        rows: as ``protocol.table`` returns them.
-        methods: keys of the rows.
+        record: of ``ganfast anomaly``.
         path: of the PNG file.
     """
     # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
     from matplotlib.figure import Figure
 
+    rows, methods = record.table, record.options["methods"]
+    images = "validation" if record.options["validation"] else "test set"
     seeds = max(row["seeds"] for row in rows)
     figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
     axes = figure.subplots()
@@ -47,7 +48,7 @@ def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: 
     axes.set_xticks(range(len(rows)), [str(row["normal"]) for row in rows])
     axes.set(
         xlabel="normal class",
-        ylabel="area under the ROC curve, test set",
+        ylabel=f"area under the ROC curve, {images}",
         title="One class is normal" + (f": mean ± deviation of {seeds} seeds" if seeds > 1 else ""),
     )
     axes.grid(alpha=0.3)
