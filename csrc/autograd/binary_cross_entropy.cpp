@@ -1,5 +1,5 @@
 // Autograd for binary_cross_entropy on every device: the twin of the Python function in
-// ganfast/ops/losses/__init__.py.
+// ganfast/ops/losses/bce.py.
 #include <mutex>
 #include <string>
 #include <string_view>

@@ -1,5 +1,5 @@
 // Autograd for gan_loss on every device: the twin of the Python function in
-// ganfast/ops/losses/__init__.py.
+// ganfast/ops/losses/gan.py.
 #include <mutex>
 #include <string>
 #include <string_view>

@@ -232,6 +232,26 @@ def test_only_gradients_that_are_asked_for(backend, device, form):
         assert not gan_discriminator_loss(leaf(real), fake, **LOSSES[form])[0].requires_grad
 
 
+class _Stopped(torch.autograd.Function):
+    """The same value, and no gradient at all."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None
+
+
+def test_no_gradient_of_a_loss_that_has_none(backend, device):
+    """As torch's operations: None, not a tensor of zeros."""
+    real = leaf(scores("logits", (7, 5), device))
+    loss = gan_discriminator_loss(real, scores("logits", (9,), device))[0]
+    _Stopped.apply(loss).backward()
+    assert real.grad is None
+
+
 @by_form
 def test_loss_in_larger_expressions(backend, device, form):
     real, fake = scores(form, (41, 3), device), scores(form, (133,), device)

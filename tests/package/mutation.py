@@ -203,7 +203,7 @@ ganfast/ops/losses/gan.py: gan_loss
 gradient that is not needed | dreal if need_real else None, dfake if need_fake else None | dreal, dfake
 scores without gradient | ctx.mark_non_differentiable(real_score, fake_score) | pass
 loss without gradient | if dloss is None: | if False:
-ganfast/functional/losses.py: balancing binary_cross_entropy_nn gan_loss_nn
+ganfast/functional/losses.py: gan_loss_nn balancing binary_cross_entropy_nn gan_loss
 mean over scales | (torch.stack(each).mean(0) for each | (torch.stack(each).sum(0) for each
 generator's form | form: str = getattr(GAN_LOSSES[kind], network) | form: str = GAN_LOSSES[kind].discriminator
 labels without a meaning | if real_label != 1.0 or fake_label != 0.0: | if False:
