@@ -13,7 +13,7 @@ from typing import Any
 from ganfast.machine import fingerprint
 from ganfast.training.output import write_whole
 
-__all__ = ["Record", "command_line", "mean_and_deviation"]
+__all__ = ["Record", "as_text", "command_line", "mean_and_deviation"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,38 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
         (2.0, 1.4142135623730951)
     """
     return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def as_text(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the names of a record's table, then its rows; a value and its deviation are one.
+
+    Examples:
+        >>> from ganfast.applications.records import as_text
+        >>> as_text([{"method": "sgan", "accuracy": 0.98, "deviation": 0.002, "seeds": 5}])
+        [['method', 'accuracy', 'seeds'], ['sgan', '0.9800 ± 0.0020', '5']]
+    """
+    rows = [_joined(row) for row in table]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [names, *([row.get(name, "") for name in names] for row in rows)]
+
+
+def _joined(row: Mapping[str, Any]) -> dict[str, str]:
+    """Write a row's values, each with its deviation if it has one."""
+    deviations = {name: f"{name} deviation" for name in row} | {"accuracy": "deviation"}
+    cells = {}
+    for name, value in row.items():
+        if name in deviations.values():
+            continue
+        deviation = row.get(deviations.get(name, ""))
+        if row.get("seeds") == 1:
+            deviation = None  # one seed has none
+        cells[name] = _cell(value) + (f" ± {_cell(deviation)}" if deviation is not None else "")
+    return cells
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.1f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ganfast.applications.anomaly.figures import draw_errors, plot_auroc
 from ganfast.applications.anomaly.protocol import table
 from ganfast.applications.records import Record
 from ganfast.cli.errors import CommandError, output_folder, require, writing_to
-from ganfast.cli.experiment import RECORD, Experiment, add_experiment, each_once, with_deviation
+from ganfast.cli.experiment import RECORD, Experiment, add_experiment, each_once
 from ganfast.cli.options import chosen, positive
 from ganfast.cli.processes import own_device
 from ganfast.training import DataError, keep_freed_memory, load_images
@@ -184,23 +184,11 @@ def _options(args: argparse.Namespace, seed: int) -> DetectorOptions:
 
 
 def _draw(record: Record, images: Tensor, out: Path) -> tuple[str, ...]:
+    print("areas under the ROC curve")
     methods = record.options["methods"]
-    print("area under the ROC curve")
-    _print_table(record.table, methods)
     plot_auroc(record, out / PLOT)
     method = PREFERRED if PREFERRED in methods else methods[0]
     first = record.seeds[0]["seed"]
     cases = {row["normal"]: row["worst"][method] for row in record.seeds if row["seed"] == first}
     draw_errors(images, cases, method, out / WORST)
     return PLOT, WORST
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> None:
-    width = max(len("normal"), *(len(row["normal"]) for row in rows))
-    print(f"{'normal':<{width}}" + "".join(f"{method:>18}" for method in methods))
-    for row in rows:
-        cells = (
-            with_deviation(row[method], row[f"{method} deviation"], row["seeds"])
-            for method in methods
-        )
-        print(f"{row['normal']:<{width}}" + "".join(f"{cell:>18}" for cell in cells))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from ganfast.applications.augment import (
 )
 from ganfast.applications.records import Record
 from ganfast.cli.errors import require
-from ganfast.cli.experiment import Experiment, add_experiment, with_deviation
+from ganfast.cli.experiment import Experiment, add_experiment
 from ganfast.cli.options import chosen, positive
 from ganfast.models.dcgan import IMAGE_SIZES
 from ganfast.training.progress import Steps
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         return {"accuracies": result.accuracies}
 
     def draw(record: Record) -> tuple[str, ...]:
-        _print_table(record.table, len(record.seeds))
+        for row in record.table:
+            if "generated" in row["method"]:
+                print(_verdict(row, len(record.seeds)))
         plot_accuracies([record], out / PLOT)
         return FILES
 
@@ -87,22 +89,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> None:
-    print(f"{'classifier trained on':25} {'accuracy':>15} {'difference':>11} {'95 % interval':>18}")
-    for row in rows:
-        figures = with_deviation(row["accuracy"], row["deviation"], seeds)
-        line = f"{row['method']:25} {figures:<15}"
-        if row["difference"] is not None:
-            line += f" {row['difference']:+11.4f}"
-        if row["low"] is not None:
-            interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-            line += f" {interval:>18}"
-        print(line.rstrip())
-    for row in rows:
-        if "generated" in row["method"]:
-            print(_verdict(row, seeds))
-
-
 def _verdict(row: Mapping[str, Any], seeds: int) -> str:
     """Say whether generated images helped, as far as the seeds tell."""
     pair = f"{row['method']} over {row['compared with']}"
@@ -113,4 +99,4 @@ def _verdict(row: Mapping[str, Any], seeds: int) -> str:
         told = "a gain"
     elif row["high"] < 0:
         told = "a loss"
-    return f"{pair}: {told} (paired over {seeds} seeds, Student's t)"
+    return f"{pair}: {told} (95 % interval, paired over {seeds} seeds, Student's t)"

@@ -123,23 +123,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def _as_text(table: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"{'labels':>7}  {'method':<10}  {'accuracy':>8}  {'deviation':>9}  seeds  seconds"]
-    lines += [
-        f"{row['labels']:>7}  {row['method']:<10}  {row['accuracy']:>8.4f}  "
-        f"{_deviation(row):>9}  {row['seeds']:>5}  {row['seconds']:>7.0f}"
-        for row in table
-    ]
-    return "\n".join(lines)
-
-
-def _deviation(row: Mapping[str, Any]) -> str:
-    return f"{row['deviation']:.4f}" if row["seeds"] > 1 else ""
-
-
 def _draw(record: Record, data: LabelledData, out: Path) -> list[str]:
-    """Print the table and draw: the confusion is the first method's."""
-    print(_as_text(record.table))
+    """Draw, and return the names of the files; the confusion is the first method's."""
     labels, method = (record.seeds[0][name] for name in ("labels", "method"))
     source = f"{data.name} (validation)" if record.options["validation"] else data.name
     own = [row for row in record.seeds if (row["labels"], row["method"]) == (labels, method)]

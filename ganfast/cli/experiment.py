@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from ganfast.applications.labelled import for_validation, load_labelled
-from ganfast.applications.records import Record, command_line
+from ganfast.applications.records import Record, as_text, command_line
 from ganfast.cli.errors import CommandError, output_folder
 from ganfast.cli.options import Source, add_options, positive, seed
 from ganfast.cli.processes import own_device
@@ -19,7 +19,7 @@ from ganfast.training import keep_freed_memory
 from ganfast.training.errors import counted
 from ganfast.training.progress import progress_bars
 
-__all__ = ["RECORD", "Experiment", "add_device", "add_experiment", "each_once", "with_deviation"]
+__all__ = ["RECORD", "Experiment", "add_device", "add_experiment", "each_once"]
 
 Row = Mapping[str, Any]
 
@@ -79,11 +79,6 @@ def each_once(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def with_deviation(mean: float, deviation: float, seeds: int) -> str:
-    """Return a mean and its deviation over the seeds; of one seed there is none."""
-    return f"{mean:.4f} ± {deviation:.4f}" if seeds > 1 else f"{mean:.4f}"
-
-
 class Experiment:
     """Measurements that are repeated over seeds: their data, and the record that they leave.
 
@@ -136,7 +131,7 @@ class Experiment:
             measure: takes a value of each by its name, and ``progress``; returns a row of the
                 record, in which these values are added.
             table: makes the record's table of its rows.
-            draw: prints the table of a record, draws, and returns the names of the files.
+            draw: draws what is in a record, and returns the names of the files.
             told: returns the figures of a row that are printed.
             names: of the arguments that the recorded command gives, if they are set.
             options: of the run, for the record, beside those of every experiment.
@@ -173,7 +168,9 @@ class Experiment:
                     print(f"{title}: {_figures(told(rows[key]), left_s)}", flush=True)
             finally:
                 if rows:
-                    drawn = draw(save())
+                    record = save()
+                    _print(as_text(record.table))
+                    drawn = draw(record)
                     print(f"wrote {', '.join([RECORD, *drawn])} to {self.out}")
 
     def _described(self) -> str:
@@ -216,6 +213,13 @@ class Experiment:
 
 def _title(names: Iterable[str], values: Iterable[Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+
+
+def _print(lines: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _figures(told: Mapping[str, float], left_s: float) -> str:

@@ -32,6 +32,7 @@ from ganfast.models.dcgan import Discriminator
 from ganfast.models.encoder import Encoder
 from ganfast.training import CheckpointError, DataError, DivergenceError, ImageData
 from ganfast.training.checkpoints import write_checkpoint
+from ganfast.training.progress import silent
 
 TINY = DetectorOptions(width=4, latent=6, steps=3, encoder_steps=2, search_steps=3, neighbours=5)
 
@@ -211,6 +212,25 @@ def test_auroc_counts_pairs_in_the_right_order():
     assert outcome.auroc["features"] > 0.9
     others = ("encoder", "encoded", "features", "pixels")
     assert outcome.scored == {"latent": 20} | dict.fromkeys(others, 50)
+
+
+def test_every_phase_shows_its_progress():
+    phases = []
+
+    def progress(title, steps):
+        phases.append((title, steps))
+        return silent(title, steps)
+
+    evaluate(two_classes(), "lying", TINY, methods=METHODS, search_images=9, progress=progress)
+    normal = [("of normal images", 1), ("distances of normal images", 1), ("scores", 1)]
+    densities = [
+        (title if title.startswith("distances") else f"{method} {title}", steps)
+        for method in ("encoded", "features", "pixels")
+        for title, steps in normal
+    ]
+    assert phases == [
+        ("GAN", 3), ("encoder", 2), ("latent search", 3), ("encoder scores", 1), *densities
+    ]  # fmt: skip
 
 
 def test_a_table_has_means_over_seeds_and_classes():

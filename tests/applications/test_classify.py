@@ -35,6 +35,7 @@ from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.updates import in_one_pass
 from ganfast.models.encoder import Encoder
 from ganfast.training import DataError, DivergenceError, ImageData
+from ganfast.training.progress import silent
 
 STILL = {"shift": 0.0, "degrees": 0.0, "stretch": 0.0}
 TINY = Options(16, width=4, latent=6, batch_size=8, noise=0.0, precision="fp32", **STILL)
@@ -167,6 +168,17 @@ def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
         assert right.float().mean() > 0.9
     assert found[12].best_params_["linearsvc__C"] in features_module.PENALTIES
     assert not hasattr(found[2], "best_params_")  # one image a class cannot be split
+
+
+def test_training_and_predictions_show_their_progress():
+    phases = []
+
+    def progress(title, steps):
+        phases.append((title, steps))
+        return silent(title, steps)
+
+    classify(EASY, "supervised", 4, 0, 7, TINY, progress=progress)
+    assert phases == [("supervised", 7), ("predictions", 1)]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

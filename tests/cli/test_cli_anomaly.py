@@ -147,7 +147,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     assert without_seconds(cut) == without_seconds(whole)[:measured]
     for name in ("auroc.png", "worst.png", "detector-0.safetensors"):
         assert (tmp_path / name).is_file()
-    assert "area under the ROC curve" in capsys.readouterr().out
+    assert "areas under the ROC curve" in capsys.readouterr().out
     monkeypatch.undo()
 
     assert main(["anomaly", *words, "--resume"]) == 0

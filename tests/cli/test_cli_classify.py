@@ -64,7 +64,8 @@ def test_writes_a_record_a_table_and_pictures(images, tmp_path, capsys):
         accuracies = [seed["accuracy"] for seed in own]
         assert row["accuracy"] == pytest.approx(sum(accuracies) / 2)
         assert row["deviation"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
-        assert f"{row['labels']:>7}  {row['method']:<10}  {row['accuracy']:>8.4f}" in printed
+        figures = f"{row['accuracy']:.4f} ± {row['deviation']:.4f}"
+        assert f"{row['labels']}       {row['method']:<10}  {figures}  2" in printed
         for seed in own:
             counts = numpy.array(seed["confusion"])
             assert counts.sum() == 12
@@ -116,7 +117,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     assert (tmp_path / "out" / "confusion.png").is_file()
     said = capsys.readouterr().out
     assert re.search(r"seed 1: accuracy \d\.\d{4}; about \d\d:\d\d left\n", said)
-    assert "deviation" in said  # the table so far
+    assert "labels  method      accuracy  seeds" in said  # the table so far
     monkeypatch.undo()
 
     assert main([*words, "--resume"]) == 0
