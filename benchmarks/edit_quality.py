@@ -10,8 +10,6 @@ recorded results are of test images.
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -32,7 +30,7 @@ from ganfast.applications.edit import (
     upscale,
 )  # fmt: skip
 from ganfast.applications.labelled import load_labelled
-from ganfast.applications.records import Record, mean_and_deviation
+from ganfast.applications.records import Record, command_line, mean_and_deviation
 from ganfast.models import GAN
 from ganfast.training import load_run
 from ganfast.training.batches import as_float
@@ -41,6 +39,7 @@ from ganfast.training.figures import grid
 HOLES = ("center", "left")
 FACTORS = (2, 4)
 SHOWN = 10
+USED = ("data", "split", "images", "steps", "restarts", "seed")
 
 
 def main() -> None:
@@ -69,16 +68,12 @@ def main() -> None:
     rows += [fill(gan, images, mean, hole, options, args.out) for hole in HOLES]
     rows += [enlarge(gan, images, factor, options, args.out) for factor in FACTORS]
     style(gan, images, options, args.out)
-    words = sys.argv[1:]
-    for flag, shown in (("--root", "PATH"), ("--out", "FOLDER")):
-        if flag in words:
-            words[words.index(flag) + 1] = shown
-    command = shlex.join(["python", "benchmarks/edit_quality.py", "RUN", *words[1:]])
-    used = {name: getattr(args, name) for name in ("split", "images", "steps", "restarts", "seed")}
-    trained = {"generator's step": state["step"], "trained": state["options"]}
+    program = ["python", "benchmarks/edit_quality.py", "RUN", "--out", "FOLDER"]
     record = Record(
-        "edit", command, {"data": args.data, **used, **trained}, rows, [],
-        round(perf_counter() - started, 1),
+        "edit", command_line(program, vars(args), ["root", *USED]),
+        {name: getattr(args, name) for name in USED}
+        | {"generator's step": state["step"], "trained": state["options"]},
+        rows, [], round(perf_counter() - started, 1),
     )  # fmt: skip
     record.save(args.out / "record.json")
     for row in rows:

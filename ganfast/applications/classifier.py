@@ -13,6 +13,7 @@ from ganfast.applications.shifts import shifted
 from ganfast.nn import BatchNorm2d
 from ganfast.training import DivergenceError
 from ganfast.training.batches import as_float
+from ganfast.training.progress import Steps, silent
 
 __all__ = [
     "Classifier",
@@ -61,6 +62,7 @@ def train_classifier(
     learning_rate: float = 1e-3,
     shift: float = 0.0,
     device: torch.device | str = "cpu",
+    progress: Steps = silent,
 ) -> Classifier:
     """Train a classifier on batches that take an equal share from each source.
 
@@ -73,6 +75,7 @@ def train_classifier(
         learning_rate: at the start.
         shift: how far images are moved at random, as a share of their side; 0 for not at all.
         device: to train on.
+        progress: shows what is done.
 
     Returns:
         The classifier after the last update, in evaluation mode.
@@ -95,7 +98,7 @@ def train_classifier(
     adam = torch.optim.Adam(model.parameters(), learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
     share = batch_size // len(sources)
-    for _ in range(updates):
+    for _ in progress("classifier", updates):
         chosen = [torch.randint(len(x), (share,), generator=rng) for x, _ in sources]
         pairs = list(zip(sources, chosen, strict=True))
         images = as_float(torch.cat([x[index] for (x, _), index in pairs])).to(device)
@@ -109,16 +112,19 @@ def train_classifier(
     return model.eval()
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, progress: Steps = silent) -> float:
     """Return the share of images ``[N, C, H, W]`` (uint8) whose label ``[N]`` is predicted."""
     device = next(model.parameters()).device
-    found = predicted(lambda batch: model(batch).argmax(1), images, device)
+    found = predicted(lambda batch: model(batch).argmax(1), images, device, progress)
     return int((found == labels).sum()) / len(labels)
 
 
 @torch.no_grad()
 def predicted(
-    predict: Callable[[Tensor], Tensor], images: Tensor, device: torch.device | str = "cpu"
+    predict: Callable[[Tensor], Tensor],
+    images: Tensor,
+    device: torch.device | str = "cpu",
+    progress: Steps = silent,
 ) -> Tensor:
     """Return the class of each of the images ``[N, C, H, W]`` (uint8), ``[N]`` on the CPU.
 
@@ -126,8 +132,11 @@ def predicted(
         predict: maps images in [-1, 1] on the device to their classes.
         images: to classify.
         device: to compute on.
+        progress: shows what is done.
     """
-    return torch.cat([predict(as_float(part.to(device))).cpu() for part in images.split(BATCH)])
+    parts = images.split(BATCH)
+    steps = progress("predictions", len(parts))
+    return torch.cat([predict(as_float(parts[i].to(device))).cpu() for i in steps])
 
 
 def finite(values: Tensor) -> Tensor:

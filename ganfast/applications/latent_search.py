@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn.functional import softplus
 
 from ganfast.models import GAN
 from ganfast.training.options import POSITIVE, SEED, option
-from ganfast.training.progress import Progress
+from ganfast.training.progress import progress_bars, silent
 
 __all__ = ["SearchOptions", "candidates", "descend", "prior_loss", "search"]
 
@@ -91,15 +92,14 @@ def candidates(
 
     latents, found = [], []
     parts = list(zip(starts.split(options.batch), which.split(options.batch), strict=True))
-    steps = len(parts) * options.steps
-    with Progress(0, steps, options.batch, shown=options.shown) as progress:
-        taken = itertools.count(1)
+    with progress_bars() if options.shown else nullcontext(silent) as progress:
+        taken = progress("search", len(parts) * options.steps)
         for start, part in parts:
             indices = part.to(device)
             latent, loss = descend(
                 lambda z, indices=indices: losses(z, indices),  # type: ignore[misc]
                 start.to(device), options.steps, options.learning_rate, annealed=True, in_ball=True,
-                after_step=lambda: progress.update(next(taken), {}),
+                taken=taken,
             )  # fmt: skip
             latents.append(latent)
             found.append(loss.where(loss.isfinite(), torch.inf))
@@ -116,7 +116,7 @@ def descend(
     *,
     annealed: bool = False,
     in_ball: bool = False,
-    after_step: Callable[[], None] | None = None,
+    taken: Iterator[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Follow the gradients of losses from latent vectors with Adam.
 
@@ -127,7 +127,7 @@ def descend(
         learning_rate: of Adam.
         annealed: whether the learning rate falls to 0 along half a cosine.
         in_ball: whether vectors are held inside the ball of radius ``sqrt(dimensions)``.
-        after_step: called after each step.
+        taken: shows what is done; it has as many steps, or those of later searches too.
 
     Returns:
         The last vectors and their losses.
@@ -135,7 +135,7 @@ def descend(
     latent = start.clone().requires_grad_()
     adam = torch.optim.Adam([latent], learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps) if annealed else None
-    for _ in range(steps):
+    for _ in range(steps) if taken is None else islice(taken, steps):
         (latent.grad,) = torch.autograd.grad(losses(latent).sum(), latent)
         adam.step()
         if schedule is not None:
@@ -143,8 +143,6 @@ def descend(
         if in_ball:
             with torch.no_grad():
                 latent.copy_(_inside_ball(latent))
-        if after_step is not None:
-            after_step()
     with torch.no_grad():
         return latent.detach(), losses(latent)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from ganfast.applications.records import Record
+from ganfast.applications.records import Record, as_text
 
 __all__ = ["application_tables"]
 
@@ -50,34 +48,10 @@ def _section(path: Path, record: Record) -> str:
     table = list(record.table)
     if len(table) > 1 and MEAN in table[-1].values():
         table = table[-1:]  # the rest is in the file
-    table = [_joined(row) for row in table]
-    names = list(dict.fromkeys(name for row in table for name in row))
-    rows = [names, ["---"] * len(names)]
-    rows += [[row.get(name, "") for name in names] for row in table]
+    names, *rows = as_text(table)
+    rows = [names, ["---"] * len(names), *rows]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
         f"\n`{record.command}`: {record.seconds / 60:.0f} minutes on {where}, {machine['date']} "
         f"([record](../benchmarks/results/applications/{path.name}))\n\n{lines}\n"
     )
-
-
-def _joined(row: Mapping[str, Any]) -> dict[str, str]:
-    """Write a row's values, each with its deviation if it has one."""
-    deviations = {name: f"{name} deviation" for name in row} | {"accuracy": "deviation"}
-    cells = {}
-    for name, value in row.items():
-        if name in deviations.values():
-            continue
-        deviation = row.get(deviations.get(name, ""))
-        if row.get("seeds") == 1:
-            deviation = None  # one seed has none
-        cells[name] = _cell(value) + (f" ± {_cell(deviation)}" if deviation is not None else "")
-    return cells
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.1f}"

@@ -45,7 +45,7 @@ MOST_COLUMNS = 16  # of inpaint.png
 GREY = 0.0
 FACTOR = 4
 SHARE = Range(float, lambda value: 0 <= value <= 1, "must be from 0 to 1")
-NEEDED_PACKAGES = ("torchvision", "PIL", "scipy")
+NEEDED_PACKAGES = ("torchvision", "PIL", "scipy", "tqdm")
 
 
 class Given(NamedTuple):

@@ -14,13 +14,12 @@ pytest.importorskip("safetensors")
 from ganfast.applications.anomaly import (
     METHODS,
     DetectorOptions,
-    Outcome,
     evaluate,
     load_detector,
     save_detector,
     train_detector,
 )
-from ganfast.applications.anomaly.protocol import table
+from ganfast.applications.anomaly.protocol import scored_part, table
 from ganfast.applications.anomaly.scores import (
     LocalDensity,
     encoded_directions,
@@ -33,6 +32,7 @@ from ganfast.models.dcgan import Discriminator
 from ganfast.models.encoder import Encoder
 from ganfast.training import CheckpointError, DataError, DivergenceError, ImageData
 from ganfast.training.checkpoints import write_checkpoint
+from ganfast.training.progress import silent
 
 TINY = DetectorOptions(width=4, latent=6, steps=3, encoder_steps=2, search_steps=3, neighbours=5)
 
@@ -202,25 +202,41 @@ def test_only_the_normal_training_images_matter():
 
 def test_auroc_counts_pairs_in_the_right_order():
     data = two_classes()
-    _, outcome = evaluate(data, "upright", TINY, methods=tuple(METHODS), search_images=20)
+    detector, outcome = evaluate(data, "upright", TINY, methods=tuple(METHODS), search_images=20)
     anomalous = data.test.labels == 0
-    assert torch.equal(outcome.anomalous, anomalous)
     for method in ("encoder", "encoded", "features", "pixels"):
-        scores = outcome.scores[method]
+        scores = detector.score(data.test.images, method)
         pairs = scores[anomalous][:, None] - scores[~anomalous]
         share = ((pairs > 0).float() + (pairs == 0).float() / 2).mean()
         assert outcome.auroc[method] == pytest.approx(float(share))
     assert outcome.auroc["features"] > 0.9
     others = ("encoder", "encoded", "features", "pixels")
     assert outcome.scored == {"latent": 20} | dict.fromkeys(others, 50)
-    assert len(outcome.scores["latent"]) == 20
+
+
+def test_every_phase_shows_its_progress():
+    phases = []
+
+    def progress(title, steps):
+        phases.append((title, steps))
+        return silent(title, steps)
+
+    evaluate(two_classes(), "lying", TINY, methods=METHODS, search_images=9, progress=progress)
+    normal = [("of normal images", 1), ("distances of normal images", 1), ("scores", 1)]
+    densities = [
+        (title if title.startswith("distances") else f"{method} {title}", steps)
+        for method in ("encoded", "features", "pixels")
+        for title, steps in normal
+    ]
+    assert phases == [
+        ("GAN", 3), ("encoder", 2), ("latent search", 3), ("encoder scores", 1), *densities
+    ]  # fmt: skip
 
 
 def test_a_table_has_means_over_seeds_and_classes():
     values = {("a", 0): 0.5, ("b", 0): 0.7, ("a", 1): 0.7, ("b", 1): 0.9, ("a", 2): 0.3}
-    none = torch.zeros(0)
     outcomes = [
-        Outcome(name, seed, {"features": auroc}, {}, {}, {}, none)
+        {"normal": name, "seed": seed, "auroc": {"features": auroc}}
         for (name, seed), auroc in values.items()
     ]
     rows = table(outcomes)
@@ -230,6 +246,23 @@ def test_a_table_has_means_over_seeds_and_classes():
         ("mean", 0.7, 2),  # of seeds 0 and 1, which have both classes
     ]
     assert rows[2]["features deviation"] == pytest.approx(numpy.std([0.6, 0.8], ddof=1), abs=1e-4)
+    rows = table([outcomes[0], outcomes[3]])
+    assert [row["normal"] for row in rows] == ["a", "b"]  # no seed has both
+
+
+def test_the_worst_images_are_those_that_mislead_a_score_most():
+    data = two_classes()
+    methods = ("pixels", "latent")
+    detector, outcome = evaluate(data, "lying", TINY, methods=methods, search_images=20)
+    for method in methods:
+        part = scored_part(data, method, 20).tolist()
+        scores = dict(
+            zip(part, detector.score(data.test.images[part], method).tolist(), strict=True)
+        )
+        ranked = sorted(scores, key=scores.__getitem__)
+        normal = [index for index in ranked if data.test.labels[index] == 0]
+        anomalous = [index for index in ranked if data.test.labels[index] == 1]
+        assert outcome.worst[method] == (normal[::-1][:6], anomalous[:6])
 
 
 def test_a_file_gives_the_same_scores(tmp_path):

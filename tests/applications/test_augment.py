@@ -30,6 +30,7 @@ from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import Record
 from ganfast.applications.shifts import moved, shifted
 from ganfast.training import DivergenceError, ImageData, load_images
+from ganfast.training.progress import silent
 
 
 def stripes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -184,6 +185,22 @@ def test_a_seed_fixes_every_number_and_the_test_set_is_only_tested():
     assert not torch.equal(results[0].images, results[2].images)
     other = replace(data, test=replace(data.test, images=255 - data.test.images))
     assert torch.equal(run_seed(other, options, 5).images, results[0].images)
+
+
+def test_every_phase_shows_its_progress():
+    phases = []
+
+    def progress(title, steps):
+        phases.append((title, steps))
+        return silent(title, steps)
+
+    data = LabelledData(*(ImageData("s", *stripes(n)) for n in (70, 20)), ("above", "below"))
+    short = replace(SHORT, updates=3)
+    options = AugmentOptions(6, per_class=4, updates=4, pseudo_updates=2, generator=short)
+    run_seed(data, options, 0, progress=progress)
+    sgan = [("sgan", 2), ("predictions", 1), ("predictions", 1)]
+    classifiers = [("classifier", 4), ("predictions", 1)] * 5
+    assert phases == [*sgan, ("conditional DCGAN", 3), *classifiers]
 
 
 def test_the_generator_learns_from_pseudo_labels_of_all_images(monkeypatch):

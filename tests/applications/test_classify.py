@@ -35,6 +35,7 @@ from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.updates import in_one_pass
 from ganfast.models.encoder import Encoder
 from ganfast.training import DataError, DivergenceError, ImageData
+from ganfast.training.progress import silent
 
 STILL = {"shift": 0.0, "degrees": 0.0, "stretch": 0.0}
 TINY = Options(16, width=4, latent=6, batch_size=8, noise=0.0, precision="fp32", **STILL)
@@ -169,17 +170,15 @@ def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
     assert not hasattr(found[2], "best_params_")  # one image a class cannot be split
 
 
-def test_finished_trainings_are_left_out():
-    options = (EASY, ["supervised", "pixels"], [4], [0, 1], 1, TINY)
-    titles = []
+def test_training_and_predictions_show_their_progress():
+    phases = []
 
     def progress(title, steps):
-        titles.append(title)
-        return iter(range(steps))
+        phases.append((title, steps))
+        return silent(title, steps)
 
-    found = list(classify(*options, progress=progress, finished={("supervised", 4, 0)}))
-    assert [(o.method, o.seed) for o in found] == [("supervised", 1), ("pixels", 0), ("pixels", 1)]
-    assert titles[0] == "supervised, 4 labels, seed 1 (1 of 3)"
+    classify(EASY, "supervised", 4, 0, 7, TINY, progress=progress)
+    assert phases == [("supervised", 7), ("predictions", 1)]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -195,7 +194,7 @@ def test_networks_compute_in_the_precision_asked_for(precision, monkeypatch):
     monkeypatch.setattr(torch.nn.Conv2d, "forward", spy)
     options = replace(TINY, precision=precision)
     for name in ("sgan", "consistency", "supervised"):
-        list(classify(EASY, [name], [4], [0], 2, options))
+        classify(EASY, name, 4, 0, 2, options)
     assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
 
 
@@ -293,7 +292,7 @@ def test_a_method_learns_from_four_labels(name):
     if name in ("features", "pixels"):
         pytest.importorskip("sklearn")
     options = Options(16, width=8, latent=10, batch_size=16, **STILL)
-    (outcome,) = classify(EASY, [name], [4], [0], 60, options)
+    outcome = classify(EASY, name, 4, 0, 60, options)
     assert outcome.accuracy >= 0.9
 
 
@@ -311,7 +310,7 @@ def test_seeds_fix_every_weight(name):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(protocol, "METHODS", {name: build})
-            list(classify(EASY, [name], [4], [seed], 3, TINY))
+            classify(EASY, name, 4, seed, 3, TINY)
         networks = seen[0].gan[:2] if hasattr(seen[0], "gan") else [seen[0].classifier]
         return torch.cat([p.flatten() for network in networks for p in network.parameters()])
 
@@ -339,7 +338,7 @@ def test_a_method_sees_few_labels_and_the_test_set_once_at_the_end(monkeypatch):
             return torch.zeros(len(images), dtype=torch.long)
 
     monkeypatch.setattr(protocol, "METHODS", {"spy": Spy})
-    (outcome,) = classify(EASY, ["spy"], [6], [0], 9, TINY)
+    outcome = classify(EASY, "spy", 6, 0, 9, TINY)
     given, *shares, last, only = log
     assert (last, only) == ("finish", "predict")
     assert shares == pytest.approx([1, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3])
@@ -348,7 +347,7 @@ def test_a_method_sees_few_labels_and_the_test_set_once_at_the_end(monkeypatch):
     assert torch.equal(brighter.long(), given.labels)
     tensors = [value for value in vars(given).values() if isinstance(value, torch.Tensor)]
     assert all(len(value) == 6 for value in tensors)
-    assert outcome.confusion.tolist() == [[20, 0], [20, 0]]
+    assert outcome.confusion == [[20, 0], [20, 0]]
     assert outcome.accuracy == 0.5
 
 
@@ -400,5 +399,5 @@ def test_sgan_learns_digits_from_twenty_labels():
     pytest.importorskip("sklearn")
     data = load_labelled("digits", image_size=16)
     options = Options(16, width=8, batch_size=16)
-    (outcome,) = classify(data, ["sgan"], [20], [0], 100, options)
+    outcome = classify(data, "sgan", 20, 0, 100, options)
     assert outcome.accuracy > 0.6

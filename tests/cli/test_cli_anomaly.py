@@ -92,7 +92,7 @@ def test_a_seed_repeats_the_run(finished, source, tmp_path, capsys):
     assert again["auroc"] == before["auroc"]
     assert f"{again['auroc']['features']:.4f}" in printed
     assert "±" not in printed  # one seed has no deviation
-    assert (tmp_path / "detector.safetensors").is_file()
+    assert (tmp_path / "detector-1.safetensors").is_file()
 
 
 @pytest.mark.parametrize("method", ["features", "latent"])
@@ -123,21 +123,84 @@ def test_a_folder_of_normal_images_needs_no_labels(photos, tmp_path, capsys):
     assert detector.known.shape[1:] == (3, 16, 16)
 
 
-def test_an_interrupted_run_keeps_what_it_measured(source, tmp_path, monkeypatch):
+def without_seconds(record):
+    return [{**row, "seconds": None} for row in record.seeds]
+
+
+@pytest.mark.parametrize("measured", [1, 3])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    finished, source, tmp_path, capsys, monkeypatch, measured
+):
     calls = []
 
     def interrupted(data, name, *args, **options):
         calls.append(name)
-        if len(calls) == 2:
+        if len(calls) > measured:
             raise KeyboardInterrupt
         return evaluate(data, name, *args, **options)
 
     evaluate = anomaly.evaluate
     monkeypatch.setattr(anomaly, "evaluate", interrupted)
-    words = ["--data", f"npz:{source}", "--out", str(tmp_path), "--methods", "features", *SMALL]
+    words = ["--data", f"npz:{source}", "--seeds", "0", "1", "--out", str(tmp_path), *SMALL]
     assert main(["anomaly", *words]) == 130
-    assert [row["normal"] for row in Record.load(tmp_path / "record.json").seeds] == ["0"]
-    assert (tmp_path / "auroc.png").is_file()
+    whole, cut = (Record.load(path / "record.json") for path in (finished, tmp_path))
+    assert without_seconds(cut) == without_seconds(whole)[:measured]
+    for name in ("auroc.png", "worst.png", "detector-0.safetensors"):
+        assert (tmp_path / name).is_file()
+    assert "areas under the ROC curve" in capsys.readouterr().out
+    monkeypatch.undo()
+
+    assert main(["anomaly", *words, "--resume"]) == 0
+    assert capsys.readouterr().out.count("\nseed ") == 4 - measured
+    resumed = Record.load(tmp_path / "record.json")
+    assert resumed.table == whole.table
+    assert without_seconds(resumed) == without_seconds(whole)
+    assert resumed.seeds[:measured] == cut.seeds
+    assert (resumed.command, resumed.options) == (whole.command, whole.options)
+    for name in ("worst.png", "auroc.png"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+    for name in ("detector-0.safetensors", "detector-1.safetensors"):
+        after, expected = (load_detector(folder / name) for folder in (tmp_path, finished))
+        images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+        assert torch.equal(after.score(images, "encoder"), expected.score(images, "encoder"))
+    assert not (tmp_path / "earlier-1").exists()
+
+
+def test_a_run_with_more_classes_and_seeds_has_the_table_of_one_that_began_so(
+    finished, source, tmp_path
+):
+    start = ["anomaly", "--data", f"npz:{source}", "--out", str(tmp_path), *SMALL]
+    assert main([*start, "--normal", "1", "--seeds", "1"]) == 0
+    assert main([*start, "--seeds", "0", "1", "--resume"]) == 0
+    whole, resumed = (Record.load(path / "record.json") for path in (finished, tmp_path))
+    assert resumed.table == whole.table
+    assert without_seconds(resumed) == without_seconds(whole)
+    assert (tmp_path / "worst.png").read_bytes() == (finished / "worst.png").read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_options(finished, source, capsys):
+    before = (finished / "record.json").read_bytes()
+    start = ["--data", f"npz:{source}", "--out", finished, *SMALL, "--resume", "--seeds", "0", "1"]
+    for words, said in (
+        (["--width", "5"], "other options (width)"),
+        (["--methods", "pixels"], "other options (methods)"),
+        (["--validation", "20"], "other options (test_images, training_images, validation)"),
+        (["--normal", "1"], "leaves out, such as seed 0, normal 0"),
+        (["--seeds", "1"], "leaves out, such as seed 0, normal 0"),
+    ):
+        assert said in refused([*start, *words], capsys)
+    assert "--validation and --resume need --data" in refused([*start, "--all-normal"], capsys)
+    assert (finished / "record.json").read_bytes() == before
+
+
+def test_validation_leaves_the_test_set_alone(source, tmp_path, capsys):
+    words = ["--data", f"npz:{source}", "--methods", "pixels", "--normal", "0", *SMALL]
+    words += ["--validation", "20", "--out", str(tmp_path)]
+    assert main(["anomaly", *words]) == 0
+    assert "92 images to train on, 20 to test on" in capsys.readouterr().out
+    record = Record.load(tmp_path / "record.json")
+    assert "--validation 20" in record.command
+    assert record.seeds[0]["scored"] == {"pixels": 20}
 
 
 def test_bad_data_is_refused_in_one_line(source, tmp_path, capsys):
@@ -182,6 +245,6 @@ def test_bad_models_and_images_are_refused(finished, photos, tmp_path, capsys):
 def test_a_method_without_its_network_is_refused(source, photos, tmp_path, capsys):
     words = ["--data", f"npz:{source}", "--normal", "0", "--methods", "pixels", *SMALL]
     assert main(["anomaly", *words, "--out", str(tmp_path / "run")]) == 0
-    model = tmp_path / "run" / "detector.safetensors"
+    model = tmp_path / "run" / "detector-0.safetensors"
     words = ["--model", model, "--score", photos, "--methods", "encoder"]
     assert "without an encoder" in refused([*words, "--out", tmp_path / "s.csv"], capsys)

@@ -12,7 +12,7 @@ for package in ("torchvision", "scipy", "matplotlib"):
     pytest.importorskip(package)
 
 from ganfast.applications.records import Record  # noqa: E402
-from ganfast.cli import main  # noqa: E402
+from ganfast.cli import augment, main  # noqa: E402
 from ganfast.training import load_images  # noqa: E402
 
 QUICK = ["--updates", "3", "--gan-updates", "3", "--width", "4", "--per-class", "3"]
@@ -32,7 +32,7 @@ def test_a_run_leaves_its_table_record_pictures_and_images(source, tmp_path, cap
     words = ["--data", source, "--labels", "6", "--seeds", "0", "1", "--out", str(out), *QUICK]
     assert main(["augment", *words]) == 0
     said = capsys.readouterr().out
-    assert "6 of 32 labels, 8 test images" in said
+    assert "32 images to train on, 8 to test on, 2 classes (0, 1), on cpu" in said
     assert "95 % interval" in said
     assert "paired over 2 seeds" in said
     record = Record.load(out / "record.json")
@@ -63,17 +63,38 @@ def test_seeds_repeat_a_run(source, tmp_path):
     assert torch.equal(images[0].images, images[1].images)
 
 
-def test_seeds_are_added_to_a_run(source, tmp_path, capsys):
-    words = ["augment", "--data", source, "--labels", "6", "--out", str(tmp_path / "out"), *QUICK]
-    assert main([*words, "--seeds", "3"]) == 0
-    capsys.readouterr()
-    assert main([*words, "--seeds", "3", "4", "--resume"]) == 0
+def test_an_interrupted_run_keeps_its_seed_and_images_and_goes_on(
+    source, tmp_path, capsys, monkeypatch
+):
+    def interrupted(data, options, seed, **others):
+        if seed == 4:
+            raise KeyboardInterrupt
+        return run_seed(data, options, seed, **others)
+
+    out = tmp_path / "out"
+    words = ["augment", "--data", source, "--labels", "6", "--out", str(out), *QUICK]
+    words += ["--seeds", "3", "3", "4"]
+    run_seed = augment.run_seed
+    monkeypatch.setattr(augment, "run_seed", interrupted)
+    assert main(words) == 130
+    assert "whether it helps is open" in capsys.readouterr().out
+    monkeypatch.undo()
+    files = {path.name for path in out.iterdir()}
+    assert files == {"record.json", "accuracies.png", "samples.png", "images"}
+    made = load_images(f"folder:{out / 'images'}", image_size=16).images
+
+    assert main([*words, "--resume"]) == 0
     said = capsys.readouterr().out
     assert "seed 3:" not in said
     assert "seed 4:" in said
     assert "real + generated, shifted over real, shifted" in said
-    record = Record.load(tmp_path / "out" / "record.json")
-    assert [row["seed"] for row in record.seeds] == [3, 4]
+    assert {path.name for path in out.iterdir()} == files
+    assert torch.equal(load_images(f"folder:{out / 'images'}", image_size=16).images, made)
+    resumed = Record.load(out / "record.json")
+    assert main([*words[:-3], "3", "4", "--out", str(tmp_path / "whole")]) == 0
+    whole = Record.load(tmp_path / "whole" / "record.json")
+    assert (resumed.table, resumed.seeds) == (whole.table, whole.seeds)
+    assert resumed.command == whole.command
 
 
 @pytest.mark.parametrize(
@@ -81,7 +102,6 @@ def test_seeds_are_added_to_a_run(source, tmp_path, capsys):
     [
         (["--labels", "1"], "1 label for 2 classes"),
         (["--labels", "100"], "there are"),
-        (["--seeds", "1", "1"], "--seeds must differ"),
         (["--image-size", "20"], "choose from 16, 28, 32"),
         (["--data", "npz:nothing.npz"], "no such file"),
         (["--device", "nonsense"], "--device nonsense is not available"),

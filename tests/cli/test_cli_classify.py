@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy
@@ -41,7 +42,7 @@ def test_writes_a_record_a_table_and_pictures(images, tmp_path, capsys):
     words += ["--method", "supervised", "sgan", *SMALL, "--root", "/home/me/private"]
     assert main(["classify", *words, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "48 images to train on, 12 to test on, 3 classes (0, 1, 2); 3 updates" in printed
+    assert "48 images to train on, 12 to test on, 3 classes (0, 1, 2), on" in printed
 
     record = Record.load(out / "record.json")
     assert record.application == "classify"
@@ -63,7 +64,8 @@ def test_writes_a_record_a_table_and_pictures(images, tmp_path, capsys):
         accuracies = [seed["accuracy"] for seed in own]
         assert row["accuracy"] == pytest.approx(sum(accuracies) / 2)
         assert row["deviation"] == pytest.approx(abs(accuracies[0] - accuracies[1]) / 2**0.5)
-        assert f"{row['labels']:>7}  {row['method']:<10}  {row['accuracy']:>8.4f}" in printed
+        figures = f"{row['accuracy']:.4f} ± {row['deviation']:.4f}"
+        assert f"{row['labels']}       {row['method']:<10}  {figures}  2" in printed
         for seed in own:
             counts = numpy.array(seed["confusion"])
             assert counts.sum() == 12
@@ -91,7 +93,7 @@ def test_every_method_runs(images, tmp_path, capsys):
     words = ["--data", f"npz:{images}", "--labels", "6", "--seeds", "1", *SMALL]
     words += ["--method", *METHODS]
     assert main(["classify", *words, "--out", str(tmp_path)]) == 0
-    assert "features, 6 labels, seed 1" in capsys.readouterr().out
+    assert "labels 6, method features, seed 1: accuracy" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
@@ -112,8 +114,11 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     assert main(words) == 130
     (first,) = Record.load(tmp_path / "out" / "record.json").seeds
     assert first["seed"] == 1
+    assert (tmp_path / "out" / "confusion.png").is_file()
+    said = capsys.readouterr().out
+    assert re.search(r"seed 1: accuracy \d\.\d{4}; about \d\d:\d\d left\n", said)
+    assert "labels  method      accuracy  seeds" in said  # the table so far
     monkeypatch.undo()
-    capsys.readouterr()
 
     assert main([*words, "--resume"]) == 0
     assert "seed 1:" not in capsys.readouterr().out
@@ -121,10 +126,12 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     assert [row["seed"] for row in record.seeds] == [1, 2]
     assert record.seeds[0] == first
     assert record.table[0]["seeds"] == 2
-    assert Record.load(tmp_path / "out" / "earlier-1" / "record.json").seeds == [first]
+    assert not (tmp_path / "out" / "earlier-1").exists()
 
     assert main([*words, "--resume", "--width", "5"]) == 2
     assert "measured with other options (width)" in capsys.readouterr().err
+    assert main([*words[:-1], "--resume"]) == 2
+    assert "leaves out, such as labels 6, method supervised, seed 2" in capsys.readouterr().err
     assert len(Record.load(tmp_path / "out" / "record.json").seeds) == 2
 
 

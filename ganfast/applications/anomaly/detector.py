@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,7 @@ from ganfast.nn import GANLoss
 from ganfast.training import Batches, DataError, DivergenceError, GANStep, ImageData
 from ganfast.training.batches import as_float
 from ganfast.training.options import POSITIVE, option
+from ganfast.training.progress import Steps, silent
 
 __all__ = ["METHODS", "Detector", "DetectorOptions", "train_detector"]
 
@@ -96,7 +98,7 @@ class Detector:
             if network is not None:
                 network.eval().requires_grad_(False)
 
-    def score(self, images: Tensor, method: str) -> Tensor:
+    def score(self, images: Tensor, method: str, progress: Steps = silent) -> Tensor:
         """Return scores ``[N]`` of uint8 images ``[N, C, H, W]``, higher for more anomalous ones.
 
         Raises:
@@ -110,27 +112,35 @@ class Detector:
                 f"the detector is for images {list(self.known.shape[1:])}, "
                 f"got {list(images.shape[1:])}"
             )
-        scorer = self._scorer(method)
-        return torch.cat([scorer(self._on_device(part)).cpu() for part in images.split(BATCH)])
+        parts = images.split(BATCH)
+        if method == "latent":
+            with closing(
+                progress("latent search", len(parts) * self.options.search_steps)
+            ) as taken:
+                found = [self._search(self._on_device(part), taken).cpu() for part in parts]
+            return torch.cat(found)
+        scorer = self._scorer(method, progress)
+        steps = progress(f"{method} scores", len(parts))
+        return torch.cat([scorer(self._on_device(parts[i])).cpu() for i in steps])
 
     def share_below(self, scores: Tensor, method: str) -> Tensor:
         """Return for each score the share of held-out normal images that score lower, ``[N]``."""
         normal = self.score(self.held_out, method).sort().values
         return torch.searchsorted(normal, scores).float() / len(normal)
 
-    def _scorer(self, method: str) -> Callable[[Tensor], Tensor]:
-        generator, discriminator, *_ = self.gan
-        if method == "latent":
-            return lambda images: search_latent(
-                generator, discriminator, images,  # type: ignore[arg-type]
-                latent=self.gan.latent, steps=self.options.search_steps, seed=self.options.seed,
-            )  # fmt: skip
+    def _search(self, images: Tensor, taken: Iterator[int]) -> Tensor:
+        return search_latent(
+            *self.gan[:2], images, latent=self.gan.latent,  # type: ignore[arg-type]
+            steps=self.options.search_steps, seed=self.options.seed, taken=taken,
+        )  # fmt: skip
+
+    def _scorer(self, method: str, progress: Steps) -> Callable[[Tensor], Tensor]:
         if method == "encoder":
             encoder = self._trained_encoder(method)
             return torch.no_grad()(
-                lambda images: encoding_loss(encoder, generator, discriminator, images)  # type: ignore[arg-type]
+                lambda images: encoding_loss(encoder, *self.gan[:2], images)  # type: ignore[arg-type]
             )
-        density = self._density(method)
+        density = self._density(method, progress)
         return lambda images: density(self._vectors(method, images))
 
     def _trained_encoder(self, method: str) -> Encoder:
@@ -150,12 +160,12 @@ class Detector:
             return encoded_directions(self._trained_encoder(method), images)
         return first_features(self.gan.discriminator, images)  # type: ignore[arg-type]
 
-    def _density(self, method: str) -> LocalDensity:
+    def _density(self, method: str, progress: Steps) -> LocalDensity:
         if method not in self._densities:
-            vectors = [
-                self._vectors(method, self._on_device(part)) for part in self.known.split(BATCH)
-            ]
-            self._densities[method] = LocalDensity(torch.cat(vectors), self.options.neighbours)
+            parts = self.known.split(BATCH)
+            steps = progress(f"{method} of normal images", len(parts))
+            known = torch.cat([self._vectors(method, self._on_device(parts[i])) for i in steps])
+            self._densities[method] = LocalDensity(known, self.options.neighbours, progress)
         return self._densities[method]
 
 
@@ -165,6 +175,7 @@ def train_detector(
     *,
     methods: Sequence[str] = ("features",),
     device: torch.device | str = "cpu",
+    progress: Steps = silent,
 ) -> Detector:
     """Train a GAN on normal images, and an encoder if a method needs one.
 
@@ -176,6 +187,7 @@ def train_detector(
         options: sizes, lengths and seed; image size and channels are taken from the images.
         methods: keys of ``METHODS`` that the detector will be asked for.
         device: to train on, and to score on later.
+        progress: shows what is done.
 
     Raises:
         DataError: fewer than 40 images.
@@ -201,14 +213,16 @@ def train_detector(
     device = torch.device(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        gan = _train_gan(replace(normal, images=known, labels=None), options, device)
+        gan = _train_gan(replace(normal, images=known, labels=None), options, device, progress)
         needed = any(method in ENCODED for method in methods)
-        encoder = _train_encoder(gan, known, options, device) if needed else None
+        encoder = _train_encoder(gan, known, options, device, progress) if needed else None
     options = replace(options, neighbours=min(options.neighbours, len(known) - 1))
     return Detector(gan, encoder, known, options, normal.images[held_out])
 
 
-def _train_gan(data: ImageData, options: DetectorOptions, device: torch.device) -> GAN:
+def _train_gan(
+    data: ImageData, options: DetectorOptions, device: torch.device, progress: Steps
+) -> GAN:
     gan = dcgan(options.image_size, options.channels, options.width, options.latent)
     adam_g, adam_d = (
         torch.optim.Adam(m.to(device).parameters(), options.learning_rate, (0.5, 0.999), fused=True)
@@ -219,7 +233,7 @@ def _train_gan(data: ImageData, options: DetectorOptions, device: torch.device) 
         *gan[:2], adam_g, adam_d, GANLoss(), gan.latent, paired=True, channels_last=False
     )
     batches = _batches(data, options, device)
-    for _ in range(options.steps):
+    for _ in progress("GAN", options.steps):
         step(next(batches))
     for name, network in zip(("generator", "discriminator"), gan[:2], strict=True):
         _check_weights(name, network)
@@ -228,7 +242,7 @@ def _train_gan(data: ImageData, options: DetectorOptions, device: torch.device) 
 
 
 def _train_encoder(
-    gan: GAN, known: Tensor, options: DetectorOptions, device: torch.device
+    gan: GAN, known: Tensor, options: DetectorOptions, device: torch.device, progress: Steps
 ) -> Encoder:
     encoder = Encoder(options.image_size, options.channels, options.width, options.latent)
     encoder.apply(initialise).to(device)
@@ -236,7 +250,7 @@ def _train_encoder(
         encoder.parameters(), options.encoder_learning_rate, (0.5, 0.999), fused=True
     )
     batches = _batches(ImageData("normal images", known), options, device)
-    for _ in range(options.encoder_steps):
+    for _ in progress("encoder", options.encoder_steps):
         adam.zero_grad(set_to_none=True)
         loss = encoding_loss(encoder, *gan[:2], next(batches))  # type: ignore[arg-type]
         loss.mean().backward()

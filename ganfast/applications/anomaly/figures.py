@@ -5,31 +5,33 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ganfast.applications.anomaly.protocol import MEAN, WORST
+from ganfast.applications.records import Record
+
 __all__ = ["draw_errors", "plot_auroc"]
 
-SHOWN = 6
 GAP = 2  # pixels between images
 BREAK = 10  # between the two sides
 COLOURS = 128
 
 
-def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) -> None:
+def plot_auroc(record: Record, path: Path) -> None:
     """Plot the AUROC of every class, mean and deviation over the seeds, a mark a method.
 
     Args:
-        rows: as ``protocol.table`` returns them.
-        methods: keys of the rows.
+        record: of ``ganfast anomaly``.
         path: of the PNG file.
     """
     # The figure draws itself with Agg: no display is needed and pyplot's state is not touched.
     from matplotlib.figure import Figure
 
+    rows, methods = record.table, record.options["methods"]
+    images = "validation" if record.options["validation"] else "test set"
     seeds = max(row["seeds"] for row in rows)
     figure = Figure(figsize=(8, 4), dpi=90, layout="constrained")
     axes = figure.subplots()
@@ -41,12 +43,12 @@ def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: 
             [row[f"{method} deviation"] for row in rows],
             fmt=marker, markersize=5, capsize=3, label=method,
         )  # fmt: skip
-    if len(rows) > 1:
-        axes.axvline(len(rows) - 1.5, color="black", linewidth=0.8)  # before the mean
+    if rows[-1]["normal"] == MEAN:
+        axes.axvline(len(rows) - 1.5, color="black", linewidth=0.8)
     axes.set_xticks(range(len(rows)), [str(row["normal"]) for row in rows])
     axes.set(
         xlabel="normal class",
-        ylabel="area under the ROC curve, test set",
+        ylabel=f"area under the ROC curve, {images}",
         title="One class is normal" + (f": mean ± deviation of {seeds} seeds" if seeds > 1 else ""),
     )
     axes.grid(alpha=0.3)
@@ -55,20 +57,21 @@ def plot_auroc(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: 
 
 
 def draw_errors(
-    cases: Mapping[str, tuple[Tensor, Tensor, Tensor]], method: str, path: Path
+    images: Tensor, cases: Mapping[str, Sequence[Sequence[int]]], method: str, path: Path
 ) -> None:
     """Draw, a row a class, normal images with the highest scores and anomalies with the lowest.
 
     Args:
-        cases: for each normal class its test images, uint8 ``[N, C, H, W]``, their scores ``[N]``,
-            and which are anomalous, bool ``[N]``.
+        images: uint8 ``[N, C, H, W]``.
+        cases: for each normal class the indices of those normal ones and of those anomalies, at
+            most six each.
         method: name of the scores.
         path: of the PNG file.
     """
     from matplotlib.figure import Figure
     from PIL import Image
 
-    rows = [_row(*case) for case in cases.values()]
+    rows = [_row(*(images[list(side)] for side in case)) for case in cases.values()]
     picture = torch.cat(rows, 1).permute(1, 2, 0).expand(-1, -1, 3).contiguous()
     height, width = picture.shape[:2]
     figure = Figure(figsize=(6, 0.7 + 5.5 * height / width), dpi=90, layout="constrained")
@@ -89,15 +92,12 @@ def draw_errors(
         full.convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 
-def _row(images: Tensor, scores: Tensor, anomalous: Tensor) -> Tensor:
+def _row(normal: Tensor, anomalous: Tensor) -> Tensor:
     """Return one row of images, uint8 ``[C, H, W]``, white between them."""
-    order = scores.argsort()
-    normal = order[~anomalous[order]].flip(0)[:SHOWN]
-    missed = order[anomalous[order]][:SHOWN]
     sides = []
-    for chosen in (normal, missed):
-        cells = functional.pad(images[chosen], (GAP, GAP, GAP, GAP), value=255)
-        missing = SHOWN - len(cells)
+    for images in (normal, anomalous):
+        cells = functional.pad(images, (GAP, GAP, GAP, GAP), value=255)
+        missing = WORST - len(cells)
         cells = torch.cat([cells, cells.new_full((missing, *cells.shape[1:]), 255)])
         sides.append(torch.cat(list(cells), 2))
     left, right = sides

@@ -14,13 +14,17 @@ from ganfast.applications.anomaly.detector import Detector, DetectorOptions, tra
 from ganfast.applications.labelled import LabelledData
 from ganfast.applications.records import mean_and_deviation
 from ganfast.training import DataError, ImageData
+from ganfast.training.progress import Steps, silent
 
-__all__ = ["Outcome", "evaluate", "table"]
+__all__ = ["MEAN", "Outcome", "evaluate", "table"]
+
+MEAN = "mean"
+WORST = 6
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The measurements of one detector on the test set.
+    """The measurements of one detector on the test set, as records keep them.
 
     Attributes:
         normal: name of the normal class.
@@ -28,8 +32,8 @@ class Outcome:
         auroc: of each method.
         scored: for each method, how many test images it scored.
         seconds: for training and for each method's scores.
-        scores: for each method, of the test images it scored, ``[N]``.
-        anomalous: bool ``[T]``, of the whole test set.
+        worst: for each method, the test images that mislead it most (indices): normal ones with
+            the highest scores and anomalies with the lowest, six each.
     """
 
     normal: str
@@ -37,13 +41,7 @@ class Outcome:
     auroc: Mapping[str, float]
     scored: Mapping[str, int]
     seconds: Mapping[str, float]
-    scores: Mapping[str, Tensor]
-    anomalous: Tensor
-
-    def row(self) -> dict[str, Any]:
-        """Return the part that records keep."""
-        names = ("normal", "seed", "auroc", "scored", "seconds")
-        return {name: getattr(self, name) for name in names}
+    worst: Mapping[str, tuple[list[int], list[int]]]
 
 
 def evaluate(
@@ -54,6 +52,7 @@ def evaluate(
     methods: Sequence[str],
     search_images: int,
     device: torch.device | str = "cpu",
+    progress: Steps = silent,
 ) -> tuple[Detector, Outcome]:
     """Train a detector on one class and score the test set, each image once, with every method.
 
@@ -64,6 +63,7 @@ def evaluate(
         methods: keys of ``METHODS``.
         search_images: number of test images, always the same, that "latent" scores: it is slow.
         device: to train and score on.
+        progress: shows what is done.
 
     Returns:
         The detector and its measurements.
@@ -89,17 +89,23 @@ def evaluate(
                 f"anomalous ones, of class {normal!r} and of others"
             )
     started = time.perf_counter()
-    detector = train_detector(_images_of(data, normal), options, methods=methods, device=device)
+    detector = train_detector(
+        _images_of(data, normal), options, methods=methods, device=device, progress=progress
+    )
     seconds = {"training": time.perf_counter() - started}
-    scores, auroc = {}, {}
+    auroc, worst = {}, {}
     for method, part in parts.items():
         started = time.perf_counter()
-        scores[method] = detector.score(data.test.images[part], method)
+        scores = detector.score(data.test.images[part], method, progress)
         seconds[method] = time.perf_counter() - started
-        auroc[method] = float(roc_auc_score(anomalous[part].numpy(), scores[method].numpy()))
+        auroc[method] = float(roc_auc_score(anomalous[part].numpy(), scores.numpy()))
+        order = part[scores.argsort()]
+        is_anomaly = anomalous[order]
+        most_anomalous = order[~is_anomaly].flip(0)[:WORST].tolist()
+        worst[method] = most_anomalous, order[is_anomaly][:WORST].tolist()
     rounded = {name: round(value, 1) for name, value in seconds.items()}
     counts = {method: len(part) for method, part in parts.items()}
-    return detector, Outcome(normal, options.seed, auroc, counts, rounded, scores, anomalous)
+    return detector, Outcome(normal, options.seed, auroc, counts, rounded, worst)
 
 
 def scored_part(data: LabelledData, method: str, search_images: int) -> Tensor:
@@ -111,21 +117,24 @@ def scored_part(data: LabelledData, method: str, search_images: int) -> Tensor:
     return order[:search_images].sort().values
 
 
-def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def table(outcomes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return a row a class, and a last one with the mean over the classes.
 
     Each method has the mean and the deviation of its AUROC over the seeds; the last row has those
-    of the means over the classes, of seeds that have all classes.
+    of the means over the classes, of seeds that have all classes, if there are any.
+
+    Args:
+        outcomes: :class:`Outcome` as dictionaries.
     """
-    classes = list(dict.fromkeys(outcome.normal for outcome in outcomes))
-    seeds = list(dict.fromkeys(outcome.seed for outcome in outcomes))
-    found = {(outcome.normal, outcome.seed): outcome.auroc for outcome in outcomes}
+    classes = list(dict.fromkeys(outcome["normal"] for outcome in outcomes))
+    seeds = list(dict.fromkeys(outcome["seed"] for outcome in outcomes))
+    found = {(outcome["normal"], outcome["seed"]): outcome["auroc"] for outcome in outcomes}
     complete = [seed for seed in seeds if all((name, seed) in found for name in classes)]
     rows = []
-    for name in [*classes, "mean"]:
+    for name in [*classes, MEAN] if complete else classes:
         row: dict[str, Any] = {"normal": name}
-        for method in outcomes[0].auroc:
-            if name == "mean":
+        for method in outcomes[0]["auroc"]:
+            if name == MEAN:
                 values = [
                     sum(found[one, seed][method] for one in classes) / len(classes)
                     for seed in complete

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +11,7 @@ from torch.nn import functional
 from ganfast.applications.latent_search import descend
 from ganfast.models.dcgan import Discriminator
 from ganfast.models.encoder import Encoder
+from ganfast.training.progress import Steps, silent
 
 __all__ = [
     "LocalDensity",
@@ -35,6 +38,7 @@ def search_latent(
     latent: tuple[int, ...],
     steps: int,
     seed: int,
+    taken: Iterator[int] | None = None,
 ) -> Tensor:
     """Score images by what the generator cannot make of them (AnoGAN).
 
@@ -50,6 +54,7 @@ def search_latent(
         latent: shape of one latent vector.
         steps: of Adam.
         seed: of the random vector.
+        taken: shows what is done, see :func:`descend`.
 
     Returns:
         Scores ``[N]``.
@@ -69,7 +74,7 @@ def search_latent(
         sums: Tensor = (1 - FEATURE_WEIGHT) * residual + FEATURE_WEIGHT * of_features
         return sums
 
-    return descend(losses, start, steps, SEARCH_RATE)[1]
+    return descend(losses, start, steps, SEARCH_RATE, taken=taken)[1]
 
 
 def encoding_loss(
@@ -139,6 +144,7 @@ class LocalDensity:
     Args:
         known: vectors ``[M, F]`` of normal images, more than k.
         k: neighbours.
+        progress: shows what is done.
 
     Source:
         A simplification of the local outlier factor, Breunig et al. 2000, section 4,
@@ -152,13 +158,14 @@ class LocalDensity:
         tensor([0.5000, 4.0000])
     """
 
-    def __init__(self, known: Tensor, k: int) -> None:
+    def __init__(self, known: Tensor, k: int, progress: Steps = silent) -> None:
         self.known = known
         self.k = k
+        parts = known.split(BATCH)
         own = [
             # A known vector is its own nearest.
-            torch.cdist(part, known).topk(k + 1, largest=False).values[:, 1:].mean(1)
-            for part in known.split(BATCH)
+            torch.cdist(parts[i], known).topk(k + 1, largest=False).values[:, 1:].mean(1)
+            for i in progress("distances of normal images", len(parts))
         ]
         spacing = torch.cat(own)
         # More than k equal images have distance 0.

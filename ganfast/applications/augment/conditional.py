@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from ganfast.training import DivergenceError
 from ganfast.training.batches import as_bytes, as_float
 from ganfast.training.ema import WeightAverage
 from ganfast.training.options import POSITIVE, option
+from ganfast.training.progress import Steps, silent
 
 __all__ = ["GeneratorOptions", "generate", "train_conditional"]
 
@@ -47,7 +47,7 @@ def train_conditional(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    progress: Callable[[str, int], Iterable[int]] = lambda _, steps: range(steps),
+    progress: Steps = silent,
 ) -> ConditionalGAN:
     """Train on labelled images alone and return the networks, in evaluation mode.
 
@@ -62,7 +62,7 @@ def train_conditional(
         options: of the networks and the training.
         seed: of every random number.
         device: to train on.
-        progress: takes a title and a number of updates, and yields their numbers.
+        progress: shows what is done.
 
     Raises:
         DivergenceError: the last loss is not finite.
@@ -89,7 +89,7 @@ def train_conditional(
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), betas=(0.5, 0.999)) for n in gan[:2])
     loss = GANLoss()
     average = WeightAverage(generator, options.decay)
-    for _ in progress(f"conditional DCGAN, seed {seed}", options.updates):
+    for _ in progress("conditional DCGAN", options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
         real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.applications.records import mean_and_deviation
 from ganfast.training import DataError
 from ganfast.training.options import NOT_NEGATIVE, POSITIVE, option
+from ganfast.training.progress import Steps, silent
 
 __all__ = ["METHODS", "AugmentOptions", "SeedResult", "run_seed", "summarise"]
 
@@ -71,7 +72,7 @@ def run_seed(
     seed: int,
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[str, int], Iterable[int]] = lambda _, steps: range(steps),
+    progress: Steps = silent,
 ) -> SeedResult:
     """Draw few labels, train a conditional DCGAN on them, and a classifier by each method.
 
@@ -87,7 +88,7 @@ def run_seed(
         options: of the comparison.
         seed: of every random number.
         device: to train on.
-        progress: takes a title and a number of updates, and yields their numbers.
+        progress: shows what is done.
 
     Raises:
         DataError: there are fewer labels than asked for, or fewer asked for than classes.
@@ -111,9 +112,8 @@ def run_seed(
     learned, accuracies = real, {}
     if options.pseudo_updates:
         predict = train(
-            "sgan", data.train, chosen, classes,
-            progress(f"sgan, seed {seed}", options.pseudo_updates), options.pseudo_updates,
-            Options(data.train.image_shape[1]), seed=seed, device=device,
+            "sgan", data.train, chosen, classes, options.pseudo_updates,
+            Options(data.train.image_shape[1]), seed=seed, device=device, progress=progress,
         )  # fmt: skip
         learned = data.train.images, predict(data.train.images)
         right = predict(data.test.images) == data.test.labels
@@ -133,8 +133,9 @@ def run_seed(
                 seed=seed,
                 shift=options.shift if method.endswith(SHIFTED) else 0.0,
                 device=device,
+                progress=progress,
             )
-            accuracies[method] = accuracy(model, data.test.images, data.test.labels)
+            accuracies[method] = accuracy(model, data.test.images, data.test.labels, progress)
     in_order = {method: accuracies[method] for method in METHODS if method in accuracies}
     return SeedResult(seed, in_order, *made)
 

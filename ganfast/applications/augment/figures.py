@@ -55,7 +55,8 @@ def plot_accuracies(records: Sequence[Record], path: Path) -> None:
         axes.set_xticks(range(len(methods)), [m.replace(" + ", "\n+ ").replace(", ", ",\n")
                                               for m in methods], fontsize=8)  # fmt: skip
         learned = ", pseudo-labels" if record.options.get("pseudo_updates") else ""
-        title = f"{record.options['data']}, {record.options['labels']} labels{learned}"
+        held_out = " (validation)" if record.options.get("validation") else ""
+        title = f"{record.options['data']}{held_out}, {record.options['labels']} labels{learned}"
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, axis="y")
     panels[0].set_ylabel("accuracy (share of images)")

@@ -1,8 +1,8 @@
-"""Train every method with every number of labels and seed, and measure its accuracy."""
+"""Train a method with few labels, and measure its accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -16,6 +16,7 @@ from ganfast.applications.classify.task import MethodBuilder, Options, Task
 from ganfast.applications.labelled import LabelledData, few_labels
 from ganfast.training import DataError, ImageData
 from ganfast.training.errors import counted
+from ganfast.training.progress import Steps, silent
 
 __all__ = ["METHODS", "Outcome", "check", "classify", "confusion", "share_of_rate", "train"]
 
@@ -32,14 +33,14 @@ FULL_RATE = 2 / 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one training.
+    """The result of one training, as records keep it.
 
     Attributes:
         method: its name.
         labels: how many were given.
         seed: of everything.
         accuracy: on the test set, after the last update.
-        confusion: counts of test images, rows true and columns predicted, ``[K, K]``.
+        confusion: counts of test images, K rows (true) of K columns (predicted).
         seconds: of training.
     """
 
@@ -47,14 +48,14 @@ class Outcome:
     labels: int
     seed: int
     accuracy: float
-    confusion: Tensor
+    confusion: list[list[int]]
     seconds: float
 
 
 def check(
     data: LabelledData, counts: Sequence[int], seeds: Sequence[int], options: Options
 ) -> None:
-    """Check the arguments of all trainings before the first one.
+    """Check the arguments of trainings before the first one.
 
     Raises:
         DataError: a count of labels, or the batch size, does not suit the training set.
@@ -72,70 +73,51 @@ def check(
 
 def classify(
     data: LabelledData,
-    methods: Sequence[str],
-    counts: Sequence[int],
-    seeds: Sequence[int],
+    method: str,
+    labels: int,
+    seed: int,
     steps: int,
     options: Options,
     *,
     device: torch.device | str = "cpu",
-    progress: Callable[[str, int], Iterator[int]] = lambda _, steps: iter(range(steps)),
-    finished: Collection[tuple[str, int, int]] = (),
-) -> Iterator[Outcome]:
-    """Yield the outcome of each method, number of labels and seed, one after the other.
+    progress: Steps = silent,
+) -> Outcome:
+    """Train a method with few labels, and measure it on the test set.
 
     Args:
-        data: training and test set; the test set is used once, at the end of each training.
-        methods: keys of ``METHODS``.
-        counts: numbers of labels.
-        seeds: of the choice of labels, of weights, noise and order.
-        steps: updates of each training.
+        data: training and test set; the test set is used once, at the end of the training.
+        method: key of ``METHODS``.
+        labels: how many are given.
+        seed: of the choice of labels, of weights, noise and order.
+        steps: updates of the training.
         options: of every method.
         device: to train on.
-        progress: takes a title and ``steps``, and yields the numbers of the updates.
-        finished: methods, numbers of labels and seeds to leave out.
+        progress: shows what is done.
 
     Raises:
         DataError: as :func:`check`.
-        DivergenceError: the output of a trained network is not finite.
+        DivergenceError: the output of the trained network is not finite.
 
     Examples:
         >>> from ganfast.applications.classify import Options, classify
         >>> from ganfast.applications.labelled import load_labelled
         >>> data = load_labelled("digits", image_size=16)
-        >>> outcomes = classify(data, ["supervised"], [20], [0, 1], 10, Options(width=4))
-        >>> [outcome.seed for outcome in outcomes]
-        [0, 1]
+        >>> outcome = classify(data, "supervised", 20, 0, 10, Options(width=4))
+        >>> len(outcome.confusion)
+        10
     """
-    check(data, counts, seeds, options)
-    options.computing(device)
-    wanted = [(method, count, seed) for count in counts for method in methods for seed in seeds]
-    left = [each for each in wanted if each not in finished]
-    for number, (method, count, seed) in enumerate(left, 1):
-        title = f"{method}, {count} labels, seed {seed} ({number} of {len(left)})"
-        yield _outcome(data, method, count, seed, progress(title, steps), steps, options, device)
-
-
-def _outcome(
-    data: LabelledData,
-    name: str,
-    count: int,
-    seed: int,
-    updates: Iterator[int],
-    steps: int,
-    options: Options,
-    device: torch.device | str,
-) -> Outcome:
+    check(data, [labels], [seed], options)
     assert data.train.labels is not None
     assert data.test.labels is not None
     start = perf_counter()
-    chosen = few_labels(data.train.labels, count, seed)
-    predict = train(name, data.train, chosen, len(data.classes), updates, steps, options, seed=seed,
-                    device=device)  # fmt: skip
+    chosen = few_labels(data.train.labels, labels, seed)
+    classes = len(data.classes)
+    predict = train(method, data.train, chosen, classes, steps, options, seed=seed, device=device,
+                    progress=progress)  # fmt: skip
     seconds = perf_counter() - start
-    counts = confusion(data.test.labels, predict(data.test.images), len(data.classes))
+    counts = confusion(data.test.labels, predict(data.test.images), classes)
     accuracy = float(counts.trace()) / len(data.test)
-    return Outcome(name, count, seed, accuracy, counts, seconds)
+    return Outcome(method, labels, seed, accuracy, counts.tolist(), seconds)
 
 
 def train(
@@ -143,12 +125,12 @@ def train(
     images: ImageData,
     labelled: Tensor,
     classes: int,
-    updates: Iterable[int],
     steps: int,
     options: Options,
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    progress: Steps = silent,
 ) -> Callable[[Tensor], Tensor]:
     """Train one method, and return what maps images uint8 ``[N, C, H, W]`` to classes ``[N]``.
 
@@ -157,11 +139,11 @@ def train(
         images: to learn from; only some of the labels are used.
         labelled: indices of these.
         classes: their number.
-        updates: numbers of the updates, ``range(steps)``.
         steps: number of updates.
         options: of the method.
         seed: of everything random; torch is seeded with it.
         device: to train on.
+        progress: shows what is done, of the training and of predictions.
     """
     assert images.labels is not None
     torch.manual_seed(seed)
@@ -169,13 +151,13 @@ def train(
                 device=device)  # fmt: skip
     method = METHODS[name](task, options)
     with _computing(options, task.device):
-        for step in updates:
+        for step in progress(name, steps):
             method.update(share_of_rate(step, steps))
         method.finish()
 
     def predict(images: Tensor) -> Tensor:
         with _computing(options, task.device):
-            return predicted(method.predict, images, device)
+            return predicted(method.predict, images, device, progress)
 
     return predict
 
