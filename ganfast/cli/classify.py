@@ -23,7 +23,7 @@ from ganfast.training.progress import Steps
 
 __all__ = ["add_parser", "run", "updates"]
 
-DEFAULT_STEPS = 1500
+DEFAULT_STEPS = 5000
 DEFAULT_EPOCHS = 40
 """Small sets are seen so often at most: digits are done within two minutes."""
 

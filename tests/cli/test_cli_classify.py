@@ -149,7 +149,7 @@ def test_validation_leaves_the_test_set_alone(images, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("words", "steps"),
-    [([], 1500), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
+    [([], 5000), (["--steps", "7"], 7), (["--epochs", "2"], 2000)],
 )
 def test_updates_of_a_large_set(words, steps):
     assert command.updates(_parsed(*words), per_epoch=1000) == steps

@@ -29,7 +29,7 @@ class Options:
     """Options of networks and training, the same for every method."""
 
     image_size: int = option(28, "side of the images in pixels", choices=IMAGE_SIZES)
-    width: int = option(32, "feature maps of the first convolution", POSITIVE)
+    width: int = option(16, "feature maps of the first convolution", POSITIVE)
     latent: int = 100  # length of the noise
     batch_size: int = option(64, "images of each kind in a batch", POSITIVE)
     noise: float = 0.2  # standard deviation of the noise on images in [-1, 1] in training
