@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ganfast.applications.shifts import shifted
 from ganfast.applications.updates import descend
@@ -34,9 +33,6 @@ class GeneratorOptions:
     learning_rate: float = 1e-3  # of Adam, whose betas are 0.5 and 0.999
     shift: float = 0.125  # of the discriminator's images at most, as a share of their side
     decay: float = 0.995  # of the average of weights that makes the images
-    # Of the classes in the generator's loss: a lower one gives images of a class more variety, and
-    # more of them look like another class.
-    class_weight: float = 1.0
 
 
 def train_conditional(
@@ -52,8 +48,9 @@ def train_conditional(
     """Train on labelled images alone and return the networks, in evaluation mode.
 
     The discriminator sees real and generated images moved at random, against overfitting to few
-    images. Its classifier learns from real images alone: from generated ones it would learn the
-    wrong class of a wrong digit.
+    images. Its score is that of being real plus the logit of the image's class (projection), so
+    there is one loss for both: with a cross-entropy of the classes beside that of the GAN, images
+    of a class are less various.
 
     Args:
         images: uint8 ``[N, C, size, size]``.
@@ -69,7 +66,7 @@ def train_conditional(
         ValueError: the images' size is none that a DCGAN makes.
 
     Source:
-        Odena et al. 2017, section 3, https://arxiv.org/abs/1610.09585, with the losses above;
+        Miyato and Koyama 2018, equation 3, https://arxiv.org/abs/1802.05637;
         Zhao et al. 2020, equations 4 and 5, https://arxiv.org/abs/2006.10738
 
     Examples:
@@ -89,20 +86,20 @@ def train_conditional(
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), betas=(0.5, 0.999)) for n in gan[:2])
     loss = GANLoss()
     average = WeightAverage(generator, options.decay)
+
+    def scores(images: Tensor, labels: Tensor) -> Tensor:
+        real, of_class = discriminator(shifted(images, options.shift, rng))
+        total: Tensor = real + of_class.gather(1, labels[:, None]).squeeze(1)
+        return total
+
     for _ in progress("conditional DCGAN", options.updates):
         chosen = torch.randint(len(images), (options.batch_size,), generator=rng)
         real, wanted = as_float(images[chosen]).to(device), labels[chosen].to(device)
         noise = torch.randn(options.batch_size, *gan.latent, generator=rng).to(device)
         fake = generator(noise, wanted)
-        (scores, named), (fake_scores, _) = (
-            discriminator(shifted(batch, options.shift, rng)) for batch in (real, fake.detach())
-        )
-        d_loss = loss.discriminator(scores, fake_scores)[0]
-        d_loss = d_loss + functional.cross_entropy(named, wanted)
+        d_loss = loss.discriminator(scores(real, wanted), scores(fake.detach(), wanted))[0]
         descend(adam_d, d_loss, options.learning_rate)
-        fake_scores, named = discriminator(shifted(fake, options.shift, rng))
-        naming = functional.cross_entropy(named, wanted)
-        g_loss = loss.generator(fake_scores) + options.class_weight * naming
+        g_loss = loss.generator(scores(fake, wanted))
         descend(adam_g, g_loss, options.learning_rate)
         average.update(generator)
     d_loss, g_loss = d_loss.detach(), g_loss.detach()

@@ -24,6 +24,8 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Values of C to choose among."""
 FOLDS = 5
 MAX_ITERATIONS = 10_000
+COPIES = 20
+"""Moved copies of each labelled image, of which the machine learns from features."""
 
 
 @torch.no_grad()
@@ -44,36 +46,50 @@ def pooled_features(discriminator: nn.Sequential, images: Tensor) -> Tensor:
 class LinearMachine:
     """Fit a support vector machine with squared hinge loss (L2-SVM) to features of labelled images.
 
-    Its penalty C is chosen by cross-validation on the labelled images, if each class has two.
+    Unlabelled images tell each feature's mean and deviation. The penalty C is chosen by
+    cross-validation on the labelled images, if each class has two.
     """
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self._scaler: Any = None
         self._machine: Any = None
 
     def finish(self) -> None:
         """Fit the machine."""
-        from sklearn.model_selection import GridSearchCV
-        from sklearn.pipeline import make_pipeline
+        from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
         from sklearn.preprocessing import StandardScaler
         from sklearn.svm import LinearSVC
 
-        machine = LinearSVC(max_iter=MAX_ITERATIONS, random_state=0)
-        folds = min(FOLDS, int(self.task.labels.bincount().min()))
-        scaled = make_pipeline(StandardScaler(), machine)
-        if folds > 1:
-            self._machine = GridSearchCV(scaled, {"linearsvc__C": PENALTIES}, cv=folds)
-        else:
-            self._machine = scaled.set_params(linearsvc__C=PENALTIES[0])
-        found = self._features(self.task.labelled_images)
-        self._machine.fit(found, self.task.labels.cpu().numpy())
+        unlabelled = torch.cat(list(islice(self.task.unlabelled, SETTLING_BATCHES)))
+        self._scaler = StandardScaler().fit(self._features(unlabelled))
+        images = self.examples()
+        labels, copies = self.task.labels.cpu(), len(images) // len(self.task.labels)
+        of_image = torch.arange(len(labels)).repeat(copies)
+        self._machine = LinearSVC(
+            C=PENALTIES[0], dual="auto", max_iter=MAX_ITERATIONS, random_state=0
+        )
+        folds = min(FOLDS, int(labels.bincount().min()))
+        fitted = {}
+        if folds > 1:  # copies of an image on both sides of a fold would tell nothing
+            self._machine = GridSearchCV(
+                self._machine, {"C": PENALTIES}, cv=StratifiedGroupKFold(folds)
+            )
+            fitted["groups"] = of_image.numpy()
+        found = self._scaler.transform(self._features(images))
+        self._machine.fit(found, labels[of_image].numpy(), **fitted)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the class of each image, ``[N]``."""
-        return torch.from_numpy(self._machine.predict(self._features(images)))
+        found = self._scaler.transform(self._features(images))
+        return torch.from_numpy(self._machine.predict(found))
 
     def _features(self, images: Tensor) -> Any:
         return finite(self.features(images)).float().cpu().numpy()
+
+    def examples(self) -> Tensor:
+        """Return images to learn from ``[M * L, C, H, W]``: the labelled ones in order, M times."""
+        return self.task.labelled_images
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the machine sees of images, ``[N, F]``."""
@@ -81,7 +97,10 @@ class LinearMachine:
 
 
 class Pixels(LinearMachine):
-    """Fit the machine to the pixels: what features are to be compared with."""
+    """Fit the machine to the pixels: what features are to be compared with.
+
+    Moved copies would make it worse: no plane through the pixels separates them.
+    """
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task)
@@ -114,6 +133,11 @@ class DiscriminatorFeatures(LinearMachine):
         """Fit the machine to the features of the trained discriminator."""
         settle(self.gan.discriminator.eval(), islice(self.task.unlabelled, SETTLING_BATCHES))
         super().finish()
+
+    def examples(self) -> Tensor:
+        """Return moved copies of the labelled images, ``[20 * L, C, H, W]``, time after time."""
+        images = self.task.labelled_images
+        return torch.cat([self.task.consistency.moved(images) for _ in range(COPIES)])
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of every layer, ``[N, F]``."""
