@@ -101,7 +101,7 @@ csrc/cpu/batch_norm_act/forward.cpp: batch_norm_act
 M/(M-1) | steps, M / (M - 1)) | steps, 1.0)
 momentum | (1 - step) * value[c] + step | step * value[c] + (1 - step)
 momentum None | 1.0 / static_cast<double>(*count) | 1.0 / static_cast<double>(*count + 1)
-splits order | step = steps[split]; | step = steps[plan.splits - 1 - split];
+splits order | step = steps[split]; | step = steps[tiling.splits - 1 - split];
 csrc/cpu/batch_norm_act/backward.cpp: batch_norm_act
 splits in dbias | both[C + c] += total[c] | both[C + c] = total[c]
 csrc/common/loss_math.h: binary_cross_entropy gan_loss
