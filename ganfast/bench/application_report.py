@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 
 from ganfast.applications.records import Record, as_text
+from ganfast.training.errors import counted
 
 __all__ = ["application_tables"]
 
 MEASURED = {
     "classify": "Accuracy after the last update on the test set, or with `--validation` on images "
     "held out of the training set, ± deviation over the seeds",
-    "augment": "Test accuracy after the last update, ± deviation over the seeds; its difference "
-    "from that of real images alone, with the 95 % interval",
+    "augment": "Accuracy after the last update, ± deviation over the seeds; its difference from "
+    "that of the method it is compared with, with the 95 % interval",
     "anomaly": "Area under the ROC curve on the test set, ± deviation over the seeds",
     "edit": "Mean squared error of pixels in [-1, 1], in the hole or of the whole image, ± "
     "deviation over the images",
@@ -44,7 +45,7 @@ def _natural(path: Path) -> list[tuple[str, int]]:
 
 def _section(path: Path, record: Record) -> str:
     machine = record.machine
-    where = machine["gpu"] or f"{machine['threads']} thread(s) of {machine['cpu']}"
+    where = machine["gpu"] or f"{counted(machine['threads'], 'thread')} of {machine['cpu']}"
     table = list(record.table)
     if len(table) > 1 and MEAN in table[-1].values():
         table = table[-1:]  # the rest is in the file
@@ -52,6 +53,6 @@ def _section(path: Path, record: Record) -> str:
     rows = [names, ["---"] * len(names), *rows]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return (
-        f"\n`{record.command}`: {record.seconds / 60:.0f} minutes on {where}, {machine['date']} "
-        f"([record](../benchmarks/results/applications/{path.name}))\n\n{lines}\n"
+        f"\n`{record.command}`: {counted(round(record.seconds / 60), 'minute')} on {where}, "
+        f"{machine['date']} ([record](../benchmarks/results/applications/{path.name}))\n\n{lines}\n"
     )

@@ -153,7 +153,7 @@ def test_a_record_becomes_a_table_with_its_command(tmp_path):
     record = Record("classify", "ganfast classify", {}, table, [], 90.0, MACHINE)
     record.save(tmp_path / "one.json")
     text = application_report.application_tables(tmp_path)
-    assert "\n`ganfast classify`: 2 minutes on 2 thread(s) of Abacus" in text
+    assert "\n`ganfast classify`: 2 minutes on 2 threads of Abacus" in text
     head = "| method | accuracy | gain | low |\n| --- | --- | --- | --- |\n"
     assert f"{head}| one | 0.9877 ± 0.0012 |  |  |\n| two |  | 3 | -12.3 |\n" in text
     (tmp_path / "other.json").write_text("{}")
