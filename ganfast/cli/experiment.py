@@ -225,5 +225,5 @@ def _print(lines: Sequence[Sequence[str]]) -> None:
 def _figures(told: Mapping[str, float], left_s: float) -> str:
     from tqdm import tqdm
 
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in told.items())
+    figures = "; ".join(f"{name} {value:.4f}" for name, value in told.items())
     return f"{figures}; about {tqdm.format_interval(left_s)} left" if left_s else figures
