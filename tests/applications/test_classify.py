@@ -29,7 +29,7 @@ from ganfast.applications.classify.sgan import (
     discriminator_loss,
     feature_matching_loss,
 )
-from ganfast.applications.classify.task import Task
+from ganfast.applications.classify.task import SETTLING_BATCHES, Task
 from ganfast.applications.consistency import Consistency
 from ganfast.applications.labelled import LabelledData, load_labelled
 from ganfast.applications.updates import in_one_pass
@@ -154,6 +154,29 @@ def test_sure_predictions_are_labels_and_others_count_nothing():
     for _ in range(2000):  # one class takes over: its predictions count less and less
         consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1])
     assert consistency.loss(torch.tensor([[3.0, 0.0]]), moved[:1]).item() == 0
+
+
+def test_features_are_learned_from_moved_copies_that_stay_on_one_side_of_a_fold(monkeypatch):
+    model_selection = pytest.importorskip("sklearn.model_selection")
+    seen = {}
+
+    def fit(search, found, labels, groups):
+        seen.update(found=found, labels=labels, groups=groups)
+        for known, held_out in search.cv.split(found, labels, groups):
+            assert not {*groups[known]} & {*groups[held_out]}
+
+    monkeypatch.setattr(model_selection.GridSearchCV, "fit", fit)
+    method = features_module.DiscriminatorFeatures(task(labelled=6), TINY)
+    copies = method.examples().view(features_module.COPIES, 6, *EASY.train.image_shape)
+    for images in copies:  # TINY moves by nothing
+        assert torch.equal(images, method.task.labelled_images)
+    method.finish()
+    assert method._scaler.n_samples_seen_ == SETTLING_BATCHES * TINY.batch_size
+    assert seen["labels"].tolist() == [0, 1] * (3 * features_module.COPIES)
+    assert seen["groups"].tolist() == [*range(6)] * features_module.COPIES
+    options = replace(TINY, shift=0.2)
+    method = features_module.DiscriminatorFeatures(task(options, labelled=6), options)
+    assert not torch.equal(*method.examples().split(6)[:2])
 
 
 def test_features_have_their_penalty_chosen_and_pixels_train_nothing():
