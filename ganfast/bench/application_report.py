@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from ganfast.applications.records import Record, as_text
 from ganfast.training.errors import counted
 
-__all__ = ["application_tables"]
+__all__ = ["application_headline", "application_tables"]
 
 MEASURED = {
     "classify": "Accuracy after the last update on the test set, or with `--validation` on images "
@@ -20,6 +21,53 @@ MEASURED = {
     "deviation over the images",
 }
 MEAN = "mean"
+
+
+class Figure(NamedTuple):
+    """One figure of a record: its file, the method or task of its row, its column, and a name."""
+
+    record: str
+    row: str
+    column: str
+    name: str
+
+
+HEADLINE = {
+    "MNIST with 100 labels, share named rightly": (
+        Figure("classify-mnist-100", "sgan", "accuracy", "`sgan`"),
+        Figure("classify-mnist-methods", "supervised", "accuracy", "the labels alone"),
+    ),
+    "the same by another network": (
+        Figure("augment-mnist-100-pseudo", "real + generated", "accuracy", "generated images too"),
+        Figure("augment-mnist-100-pseudo", "real", "accuracy", "labelled images"),
+    ),
+    "a hole in a digit, squared error": (
+        Figure("edit-mnist", "inpaint center", "mean of searches", "`inpaint`"),
+        Figure("edit-mnist", "inpaint center", "training mean", "the mean image"),
+    ),
+    "a digit enlarged four times, squared error": (
+        Figure("edit-mnist", "upscale 4", "corrected", "`upscale`"),
+        Figure("edit-mnist", "upscale 4", "bicubic", "bicubic filter"),
+    ),
+}
+"""The rows of README's table: what a GAN does, and what does it without."""
+
+
+def application_headline(folder: Path) -> str:
+    """Return README's table of a folder of records, in Markdown: of the records that are there."""
+    lines = ["", "| | with a GAN | without |", "| --- | --- | --- |"]
+    for task, figures in HEADLINE.items():
+        if all((folder / f"{figure.record}.json").exists() for figure in figures):
+            cells = (f"{_value(folder, figure):.3f} {figure.name}" for figure in figures)
+            lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _value(folder: Path, figure: Figure) -> float:
+    table = Record.load(folder / f"{figure.record}.json").table
+    (row,) = (row for row in table if row.get("method", row.get("task")) == figure.row)
+    value: float = row[figure.column]
+    return value
 
 
 def application_tables(folder: Path) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ganfast.bench.application_report import application_tables
+from ganfast.bench.application_report import application_headline, application_tables
 from ganfast.bench.plot import bars, roofline
 from ganfast.bench.result import Result, geometric_mean, read
 
@@ -18,7 +18,7 @@ __all__ = ["draw", "headline", "main", "render", "tables"]
 COMMAND = "python -m ganfast.bench.report"
 MARKS = {
     name: (f"<!-- {name}: {COMMAND} -->\n", f"<!-- end of {name} -->\n")
-    for name in ("headline", "measured", "applications")
+    for name in ("headline", "put to use", "measured", "applications")
 }
 """The lines between which a text has what is rendered."""
 TITLES = {
@@ -55,12 +55,19 @@ def render(text: str, name: str, rendered: str) -> str:
 def documents(root: Path) -> dict[Path, str]:
     """Return the text that each document of the repository should have."""
     results = root / "benchmarks" / "results"
+    of_applications = results / "applications"
     parts = {
-        "README.md": ("headline", headline(results)),
-        "docs/performance.md": ("measured", tables(results)),
-        "docs/applications.md": ("applications", application_tables(results / "applications")),
-    }
-    return {root / name: render((root / name).read_text(), *part) for name, part in parts.items()}
+        "README.md": {
+            "headline": headline(results), "put to use": application_headline(of_applications)
+        },
+        "docs/performance.md": {"measured": tables(results)},
+        "docs/applications.md": {"applications": application_tables(of_applications)},
+    }  # fmt: skip
+    texts = {root / name: (root / name).read_text() for name in parts}
+    for path, own in zip(texts, parts.values(), strict=True):
+        for name, rendered in own.items():
+            texts[path] = render(texts[path], name, rendered)
+    return texts
 
 
 HEADLINE = {

@@ -169,6 +169,18 @@ def test_of_a_table_with_a_mean_readme_has_the_mean(tmp_path):
     assert "| normal | features |\n| --- | --- |\n| mean | 0.7500 ± 0.1250 |\n" in text
 
 
+def test_readme_has_figures_of_the_records_that_are_there(tmp_path):
+    def save(name, *table):
+        Record("classify", "ganfast classify", {}, table, [], 9.0, MACHINE).save(tmp_path / name)
+
+    save("classify-mnist-100.json", {"method": "sgan", "accuracy": 0.98765})
+    assert "MNIST" not in application_report.application_headline(tmp_path)
+    other, own = ({"method": name, "accuracy": 0.75} for name in ("consistency", "supervised"))
+    save("classify-mnist-methods.json", other, {**own, "accuracy": 0.9})
+    (row,) = application_report.application_headline(tmp_path).strip().splitlines()[2:]
+    assert row.endswith("| 0.988 `sgan` | 0.900 the labels alone |")
+
+
 def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
@@ -177,12 +189,13 @@ def test_the_command_writes_tables_and_pictures(tmp_path, monkeypatch, capsys):
     write(folder, result(), result(passes="forward+backward"))
     (tmp_path / "docs").mkdir()
     named = {
-        "headline": "README",
-        "measured": "docs/performance",
-        "applications": "docs/applications",
+        "README": ("headline", "put to use"),
+        "docs/performance": ("measured",),
+        "docs/applications": ("applications",),
     }
-    for name, path in named.items():
-        (tmp_path / f"{path}.md").write_text("".join(report.MARKS[name]))
+    for path, names in named.items():
+        marks = [mark for name in names for mark in report.MARKS[name]]
+        (tmp_path / f"{path}.md").write_text("".join(marks))
     monkeypatch.setattr(sys, "argv", ["report", "--root", str(tmp_path)])
     report.main()
     for path in ("README", "docs/performance"):
