@@ -145,7 +145,7 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
 
     A row has the method, the mean and deviation of its accuracy, the method it is compared with
     (``METHODS``), the mean of the differences from that, seed by seed, and the bounds of their 95 %
-    interval (Student's t): None for the first method and for one seed alone.
+    interval (Student's t): None for the first method and, as the deviation, for one seed alone.
 
     Args:
         accuracies: by method, of each seed.
@@ -166,7 +166,8 @@ def summarise(accuracies: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     for method in accuracies[0]:
         values = [of_seed[method] for of_seed in accuracies]
         mean, deviation = mean_and_deviation(values)
-        row: dict[str, Any] = {"method": method, "accuracy": mean, "deviation": deviation}
+        row: dict[str, Any] = {"method": method, "accuracy": mean}
+        row["deviation"] = deviation if count > 1 else None
         other = METHODS[method]
         row |= {"compared with": other, "difference": None, "low": None, "high": None}
         if other:
